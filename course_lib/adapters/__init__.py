@@ -9,6 +9,7 @@ from course_lib.adapters.lora import LoRA
 from course_lib.adapters.lora_xs import LoRAXS
 from course_lib.adapters.merging import merge, unmerge
 from course_lib.adapters.pissa import MiLoRA, PiSSA
+from course_lib.adapters.quantized import MergeReport, merge_quantized, quantize_rest
 from course_lib.adapters.summary import Summary, summary
 from course_lib.adapters.svf import SVF
 from course_lib.adapters.svft import SVFT
@@ -23,6 +24,7 @@ __all__ = [
     "Handle",
     "LoRA",
     "LoRAXS",
+    "MergeReport",
     "MiLoRA",
     "PiSSA",
     "Spec",
@@ -35,6 +37,8 @@ __all__ = [
     "is_merged",
     "load_adapter",
     "merge",
+    "merge_quantized",
+    "quantize_rest",
     "save_adapter",
     "summary",
     "unmerge",

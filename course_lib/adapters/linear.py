@@ -48,7 +48,10 @@ def restore_weight(module: nn.Module, stored: Tensor) -> None:
 def refusal(module: nn.Module) -> str | None:
     """Why the weight of ``module`` cannot be replaced, or None where it can."""
     if _is_quantised(module):
-        return "has a quantised weight, which W + ΔW would be rounded into; leave the adapter unmerged"
+        return (
+            "has a quantised weight, which W + ΔW would be rounded into; leave the adapter unmerged, or say "
+            "which rounding you want: merge_quantized(model, requantize=…)"
+        )
     return None
 
 
