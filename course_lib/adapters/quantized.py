@@ -2,8 +2,8 @@
 
 QLoRA (Dettmers et al. 2023) needs nothing of this: ``attach`` works on a model of ``NF4Linear`` maps. Here is
 what is special: QPiSSA (Meng et al. 2024, section 3.4 and Algorithm 1) quantises W less its r largest
-singular triplets, which the adapter keeps in full precision; and ``merge_quantized`` writes adapters into the base for
-good, saying what the rounding does.
+singular triplets, which the adapter keeps in full precision; and ``merge_quantized`` writes adapters into the
+base for good, saying what the rounding does.
 """
 
 from __future__ import annotations
