@@ -39,8 +39,13 @@ def lab(tmp_path_factory):
         port = probe.getsockname()[1]
     options = [f"--port={port}", "--no-browser", "--IdentityProvider.token=", "--allow-root"]
     command = [sys.executable, "-m", "jupyterlab", *options]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               env=dict(os.environ, PYTHONPATH=str(ROOT)))  # fmt: skip
+    # a workspace of its own: the user's would open whatever was open last beside the notebook
+    own = tmp_path_factory.mktemp("jupyter")
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), JUPYTERLAB_WORKSPACES_DIR=str(own))
+    environment["JUPYTER_CONFIG_DIR"] = str(own)
+    process = subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
     address = f"http://127.0.0.1:{port}"
     for _ in range(240):
         try:
@@ -64,13 +69,14 @@ def test_a_student_can_open_and_run_it(lab, name, tmp_path):
             "request",
             lambda r: outside.append(r.url) if "127.0.0.1" not in r.url and r.url[:4] == "http" else None,
         )
-        page.goto(f"{lab}/lab/tree/{name}", wait_until="load")
+        page.goto(f"{lab}/lab/workspaces/{Path(name).stem}/tree/{name}", wait_until="load")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
         page.click("text=Run >> nth=0")
         page.click("text=Run All Cells")
-        page.wait_for_selector(".jp-NotebookPanel .jp-Cell >> nth=-1", timeout=60_000)
+        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='busy']", timeout=60_000)
         page.wait_for_function("() => !document.title.startsWith('(')", timeout=60_000)
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=400_000)
+        idle = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
+        page.wait_for_selector(idle, state="attached", timeout=400_000)
         page.wait_for_timeout(2000)
         seen = {kind: 0 for kind in ("mjx-container, .MathJax", ".widget-slider", ".jp-RenderedImage img")}
         errors = 0
