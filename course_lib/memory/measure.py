@@ -15,6 +15,9 @@ from torch.utils._pytree import tree_leaves
 
 from course_lib.adapters import Adapter
 from course_lib.memory.report import MemoryReport
+from course_lib.quant import NF4Linear
+from course_lib.quant.adamw import BlockAdamW
+from course_lib.quant.nf4 import unpacking_tables
 
 _STATES = {"exp_avg": "adam_mean", "exp_avg_sq": "adam_variance"}
 
@@ -26,7 +29,8 @@ def measure(model: nn.Module, step: Callable[[], Any]) -> MemoryReport:
     Run it once before where the optimiser's states do not exist yet. Every storage counts once, however many
     tensors view it. All that an adapter keeps counts as adapters, and so do the trainable parameters where
     others are frozen. A step that returns a ``KVCache`` has it counted as ``kv_cache``; other results count
-    as workspace. On CUDA the allocator's own peak stands in ``device_peak``.
+    as workspace. States that a ``PagedAdamW`` keeps outside the device are in ``paged`` and in no sum. On
+    CUDA the allocator's own peak stands in ``device_peak``.
     """
     device = next(model.parameters()).device
     if device.type == "cuda":
@@ -63,6 +67,7 @@ class _Tracker(TorchDispatchMode):
         self.products: set[int] = set()  # gradients of weights, that may be as wide as the vocabulary
         self.more_logits = False
         self.optimizers: list[torch.optim.Optimizer] = []
+        self.paged: dict[int, int] = {}  # address of an optimiser's state outside the device → bytes
         self._label_model()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -88,6 +93,8 @@ class _Tracker(TorchDispatchMode):
         """
         for part in _dense_parts(tensor):
             storage = part.untyped_storage()
+            if storage._cdata in self.paged:
+                continue
             number = self.serial.get(storage._cdata)
             if number is None:
                 number = self._register(storage, existed)
@@ -126,7 +133,7 @@ class _Tracker(TorchDispatchMode):
         names = set(then) | set(self.most)
         most = {name: max(then.get(name, 0), self.most.get(name, 0)) for name in names}
         timeline = tuple((name, size + self.existed) for name, size in self.timeline)
-        return MemoryReport(most, then, self.moment, timeline, device_peak)
+        return MemoryReport(most, then, self.moment, timeline, device_peak, sum(self.paged.values()))
 
     # -- what is what --
 
@@ -145,19 +152,36 @@ class _Tracker(TorchDispatchMode):
                 hook = parameter.register_post_accumulate_grad_hook(self._label_gradient)
                 self.references[-id(parameter)] = hook
         for module in self.model.modules():
-            kind = "adapters" if isinstance(module, Adapter) else "weights"
-            for buffer in module.buffers(recurse=False):
-                self.add(buffer, kind, existed=True)
+            for name, buffer in module.named_buffers(recurse=False):
+                self.add(buffer, _kind(module, name), existed=True)
+            if isinstance(module, NF4Linear):
+                for table in unpacking_tables(module.quantized):
+                    self.add(table, "quantization_constants", existed=True)
 
     def _label_gradient(self, parameter: Tensor) -> None:
         if parameter.grad is not None:
             self.add(parameter.grad, "gradients")
 
     def _label_states(self, optimizer: torch.optim.Optimizer) -> None:
-        for state in optimizer.state.values():
+        for parameter, state in optimizer.state.items():
+            paged = isinstance(optimizer, BlockAdamW) and optimizer.outside(parameter)
             for name, value in state.items():
-                if isinstance(value, Tensor):
+                if paged and name != "step":
+                    self._page_out(value)
+                elif isinstance(value, Tensor):
                     self.add(value, _STATES.get(name, "optimizer_other"), existed=True)
+
+            for table in optimizer.tables(parameter.device) if isinstance(optimizer, BlockAdamW) else ():
+                self.add(table, "optimizer_other", existed=True)
+
+    def _page_out(self, state: Tensor) -> None:
+        """Bytes that are not on the device: counted apart, and in no sum."""
+        storage = state.untyped_storage()
+        if storage._cdata not in self.paged:
+            self.paged[storage._cdata] = storage.nbytes()
+            if (number := self.serial.get(storage._cdata)) is not None:  # made in this very step
+                self.total -= self.size[number]
+                self.size[number] = 0
 
     def _end_of_forward(self) -> None:
         """What is alive now and belongs to nothing else was saved for the backward pass."""
@@ -211,6 +235,13 @@ class _Tracker(TorchDispatchMode):
             name = self.category.get(number, "workspace")
             sums[name] = sums.get(name, 0) + self.size[number]
         return sums
+
+
+def _kind(module: nn.Module, buffer: str) -> str:
+    """The category of a module's buffer."""
+    if isinstance(module, NF4Linear) and buffer != "packed":
+        return "quantization_constants"
+    return "adapters" if isinstance(module, Adapter) else "weights"
 
 
 def _dense_parts(tensor: Tensor) -> Iterable[Tensor]:

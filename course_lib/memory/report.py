@@ -7,19 +7,20 @@ from dataclasses import dataclass, field
 
 CATEGORIES: dict[str, str] = {  # in the order of the bars and tables
     "weights": "the model's own parameters",
-    "quantization_constants": "scales of quantised weights",
+    "quantization_constants": "scales of quantised weights, and tables to unpack them",
     "adapters": "parameters of adapters, and factors they keep frozen",
     "master": "fp32 copy of 16-bit weights",
     "gradients": "one number a trainable parameter",
     "adam_mean": "running mean of the gradients, m",
     "adam_variance": "running mean of their squares, v",
-    "optimizer_other": "step counters, momentum, scales of 8-bit states",
+    "optimizer_other": "step counters, momentum, scales and tables of 8-bit states",
     "kv_cache": "keys and values of the tokens so far",
     "activations": "saved in the forward pass for the backward pass",
     "recompute": "one block's activations, made again by checkpointing",
     "logits": "one number a token and vocabulary entry",
     "workspace": "temporary results of single operations",
 }
+_PAGED = "and paged out of the device"
 GB = 1e9  # decimal, as memory is sold; GiB would be 2**30
 
 
@@ -36,6 +37,7 @@ class MemoryReport:
     moment: str  # where in the step the peak is
     timeline: tuple[tuple[str, int], ...] = field(default=(), repr=False)  # (moment or operation, live bytes)
     device_peak: int | None = None  # what the device's own allocator counted (CUDA), where it was asked
+    paged: int = 0  # bytes of optimiser states outside the device: in host memory, or in a file
 
     def __post_init__(self) -> None:
         unknown = (set(self.bytes) | set(self.at_peak)) - set(CATEGORIES)
@@ -55,7 +57,7 @@ class MemoryReport:
 
     @property
     def optimizer(self) -> int:
-        """All that the optimiser keeps between steps."""
+        """All that the optimiser keeps on the device between steps; ``paged`` is beside it."""
         return self["adam_mean"] + self["adam_variance"] + self["optimizer_other"]
 
     @property
@@ -76,7 +78,9 @@ class MemoryReport:
     def __str__(self) -> str:
         lines = [f"{'':24}{'largest':>12}{'at the peak':>14}"]
         lines += [f"{name:24}{_size(most):>12}{_size(then):>14}" for name, most, then in self.rows()]
-        return "\n".join([*lines, f"{'peak (' + self.moment + ')':36}{_size(self.peak):>14}"])
+        lines.append(f"{'peak (' + self.moment + ')':36}{_size(self.peak):>14}")
+        lines += [f"{_PAGED:36}{_size(self.paged):>14}"] if self.paged else []
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -84,10 +88,11 @@ class MemoryReport:
             f"<td>{_size(most)}</td><td>{_size(then)}</td></tr>"
             for name, most, then in self.rows()
         )
+        paged = f"<tr><td>{_PAGED}</td><td></td><td>{_size(self.paged)}</td></tr>" if self.paged else ""
         return (
             "<table><thead><tr><th></th><th>largest</th><th>at the peak</th></tr></thead>"
             f"<tbody>{cells}<tr><td><b>peak</b> ({self.moment})</td><td></td>"
-            f"<td><b>{_size(self.peak)}</b></td></tr></tbody></table>"
+            f"<td><b>{_size(self.peak)}</b></td></tr>{paged}</tbody></table>"
         )
 
 

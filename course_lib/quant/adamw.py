@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from course_lib.quant.blockwise import dequantize_blockwise, quantize_blockwise
+from course_lib.quant.blockwise import dequantize_blockwise, quantize_blockwise, tables
 from course_lib.quant.codes import dynamic_code, unsigned_dynamic_code
 
 STATE_BLOCK = 256  # numbers of an average that share a scale
-_PAGE = 1 << 20  # numbers of a parameter that are updated at a time
+PAGE = 1 << 18  # numbers of a parameter that are updated at a time: 1 MB of fp32, as a core's cache has it
+_CUDA_PAGE = 1 << 22  # a GPU needs more at once to be busy
 
 
 class Page(NamedTuple):
@@ -33,7 +34,7 @@ class Page(NamedTuple):
     end: int
 
 
-class _BlockAdamW(torch.optim.Optimizer):
+class BlockAdamW(torch.optim.Optimizer):
     """What ``AdamW8bit`` and ``PagedAdamW`` share: the step, page by page, and the way into a state dict."""
 
     bits: int
@@ -56,7 +57,8 @@ class _BlockAdamW(torch.optim.Optimizer):
         pages = list(self._pages())
         ahead = self._fetch(pages[0]) if pages else {}
         for page, following in zip(pages, [*pages[1:], None], strict=True):
-            states, ahead = ahead, self._fetch(following) if following is not None else {}
+            states = ahead  # the page before lets go of its memory here, so that there are never three
+            ahead = self._fetch(following) if following is not None else {}
             self._ready(states)
             self._update(page, states)
             self._store(page, states)
@@ -76,8 +78,9 @@ class _BlockAdamW(torch.optim.Optimizer):
                     state.update(self._start(parameter))
                 state["step"] += 1
                 values = parameter.data.contiguous().view(-1)
-                for begin in range(0, len(values), _PAGE):
-                    yield Page(group, parameter, values, begin, min(begin + _PAGE, len(values)))
+                size = _CUDA_PAGE if parameter.is_cuda else PAGE
+                for begin in range(0, len(values), size):
+                    yield Page(group, parameter, values, begin, min(begin + size, len(values)))
 
     def _start(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         """Both averages at zero."""
@@ -125,6 +128,16 @@ class _BlockAdamW(torch.optim.Optimizer):
             ),
         )
 
+    def outside(self, parameter: Tensor) -> bool:
+        """Whether the averages of ``parameter`` take no memory of its device."""
+        return False
+
+    def tables(self, device: torch.device) -> tuple[Tensor, ...]:
+        """What 8-bit states need beside themselves, once a device: the two maps and how to round to them."""
+        if self.bits == 32:
+            return ()
+        return *tables(dynamic_code(), device), *tables(unsigned_dynamic_code(), device)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As any optimiser's, but bytes stay bytes and scales stay fp32 whatever the parameters' type."""
         super().load_state_dict(state_dict)
@@ -161,7 +174,7 @@ class _BlockAdamW(torch.optim.Optimizer):
         """Nothing is under way."""
 
 
-class AdamW8bit(_BlockAdamW):
+class AdamW8bit(BlockAdamW):
     """AdamW with 8-bit averages: 2.03 bytes a parameter where fp32 ones take 8. Drop-in for ``torch.optim``.
 
     Works on fp32, bf16 and fp16 parameters, all of whatever size in 8 bits; steps are made in fp32.
@@ -193,7 +206,7 @@ def adamw_step(weights: Tensor, mean: Tensor, variance: Tensor, step: int, group
     """w ← (1 − lr · λ) w − lr · m̂ / (√v̂ + ε), in place; m̂ and v̂ are the averages less their start at zero."""
     lr, (beta1, beta2) = group["lr"], group["betas"]
     weights.mul_(1 - lr * group["weight_decay"])
-    root = (variance.sqrt() / math.sqrt(1 - beta2**step)).add_(group["eps"])
+    root = variance.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
     weights.addcdiv_(mean, root, value=-lr / (1 - beta1**step))
 
 

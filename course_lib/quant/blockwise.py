@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from course_lib.quant.codes import boundaries
+from course_lib.quant.codes import boundaries, placed
 
 CHUNK = 1 << 18  # numbers at a time: 1 MB of fp32, which stays in a core's cache
 _TINY = 1e-38  # of an all-zero block, whose quotient is then 0
@@ -23,7 +23,7 @@ def quantize_blockwise(values: Tensor, code: Tensor, block: int) -> tuple[Tensor
     n = values.numel()
     indices = torch.empty(n, dtype=torch.uint8, device=values.device)
     largest = torch.empty(-(-n // block), dtype=torch.float32, device=values.device)
-    nearest = Nearest(code.to(values.device))
+    nearest = Nearest(code, values.device)
     step = max(block, CHUNK // block * block)
     for begin in range(0, n, step):
         part = values[begin : begin + step].float()
@@ -56,8 +56,8 @@ class Nearest:
     One table holds how many boundaries lie below the cell, another the boundary in it (or infinity).
     """
 
-    def __init__(self, code: Tensor):
-        self.below, self.inside = _cells(code)
+    def __init__(self, code: Tensor, device: torch.device | None = None):
+        self.below, self.inside = _cells(code, device or code.device)
 
     def __call__(self, values: Tensor, out: Tensor) -> None:
         """Indices of the values nearest to ``values`` (n,) fp32, into ``out`` (n,) uint8."""
@@ -66,19 +66,23 @@ class Nearest:
         out.add_((values > self.inside.index_select(0, cell)).view(torch.uint8))
 
 
+def tables(code: Tensor, device: torch.device) -> tuple[Tensor, ...]:
+    """What is kept on a device, once for all, to quantise to a code and back: 321 KB."""
+    return placed(code, device), *_cells(code, device)
+
+
 @lru_cache(maxsize=16)
-def _cells(code: Tensor) -> tuple[Tensor, Tensor]:
+def _cells(code: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """For every cell (65536,): boundaries below it, uint8, and the one within it, fp32."""
-    bounds = boundaries(code)
-    lowest = (torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32, device=code.device) << 16).view(
-        torch.float32
-    )
+    bounds = boundaries(code).to(device)
+    upper = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int32, device=device)
+    lowest = (upper << 16).view(torch.float32)
     home = (bounds.view(torch.int32) >> 16).long() + (1 << 15)
     if len(home.unique()) < len(home):
         raise ValueError("two values of the code are too close together to be told apart by 16 bits")
     below = torch.bucketize(lowest, bounds)
-    below[home] = torch.arange(len(bounds), device=code.device)
-    inside = torch.full((1 << 16,), torch.inf, device=code.device)
+    below[home] = torch.arange(len(bounds), device=device)
+    inside = torch.full((1 << 16,), torch.inf, device=device)
     inside[home] = bounds
     return below.to(torch.uint8), inside
 
@@ -92,25 +96,26 @@ def quantize_scales(values: Tensor, code: Tensor, block: int) -> tuple[Tensor, T
     A number that lies between two values of the code can thus end at the farther one, by less than 1/32768.
     An all-zero block gets the first index; its magnitude of 0 makes it 0 again.
     """
-    nearest = _on_grid(code).to(values.device)
+    nearest = _on_grid(code, values.device)
     n, blocks = values.numel(), -(-values.numel() // block)
     padded = torch.nn.functional.pad(values.float(), (0, blocks * block - n)).view(blocks, block)
     largest = padded.abs().amax(dim=1)
     at = ((padded * (1.0 / largest)[:, None] + 1) * 32767.5 + 0.5).floor()
     index = nearest[at.nan_to_num(0.0).clamp_(0, _GRID - 1).long()]
-    return index.view(-1)[:n], largest
+    # a copy where it is shorter: a view would keep the padding, and the bytes are counted
+    return index.view(-1)[:n].clone() if n < index.numel() else index.view(-1), largest
 
 
 @lru_cache(maxsize=4)
-def _on_grid(code: Tensor) -> Tensor:
+def _on_grid(code: Tensor, device: torch.device) -> Tensor:
     """The nearest index of every place of the grid (65536,)."""
     place = torch.arange(_GRID, dtype=torch.float64) / 32767.5 - 1
-    return torch.bucketize(place.float(), boundaries(code)).to(torch.uint8)
+    return torch.bucketize(place.float(), boundaries(code)).to(torch.uint8).to(device)
 
 
 def dequantize_blockwise(indices: Tensor, largest: Tensor, code: Tensor, block: int) -> Tensor:
     """code[index] · largest of its block, in fp32 (n,)."""
-    values = code.to(indices.device).index_select(0, indices.int())
+    values = placed(code, indices.device).index_select(0, indices.int())
     full = values.numel() // block * block
     values[:full].view(-1, block).mul_(largest[: full // block, None])
     if full < values.numel():

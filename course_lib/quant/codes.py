@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from statistics import NormalDist
 
 import torch
@@ -70,3 +70,9 @@ def _middles(k: int, parts: int) -> list[float]:
 def boundaries(code: Tensor) -> Tensor:
     """Where the nearest value changes: the middles between neighbours (n − 1,)."""
     return (code[:-1] + code[1:]) / 2
+
+
+@lru_cache(maxsize=32)
+def placed(code: Tensor, device: torch.device) -> Tensor:
+    """A code on a device, copied there once."""
+    return code.to(device)

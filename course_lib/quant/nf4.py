@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from course_lib.quant.blockwise import CHUNK, quantize_blockwise, quantize_scales
-from course_lib.quant.codes import dynamic_code, nf4_code
+from course_lib.quant.codes import dynamic_code, nf4_code, placed
 
 SECOND_BLOCK = 256  # scales that share one second scale
 _ZERO = 7  # the index that stands for 0
@@ -49,7 +49,7 @@ class NF4Tensor:
         if self.second is None or self.offset is None:
             return scales
         group = torch.arange(first, first + len(scales), device=scales.device) // SECOND_BLOCK
-        values = dynamic_code().to(scales.device).index_select(0, scales.int())
+        values = placed(dynamic_code(), scales.device).index_select(0, scales.int())
         return values.mul_(self.second.index_select(0, group)).add_(self.offset)
 
 
@@ -132,6 +132,12 @@ class Unpacker:
         if name not in self.buffers or len(self.buffers[name]) < count:
             self.buffers[name] = torch.empty(count, dtype=dtype, device=self.q.packed.device)
         return self.buffers[name][:count]
+
+
+def unpacking_tables(q: NF4Tensor) -> tuple[Tensor, ...]:
+    """What is kept on a device, once for all, to unpack any NF4 tensor: 2 KB, and 1 KB for its scales."""
+    device = q.packed.device
+    return _pair_table(device), *([] if q.second is None else [placed(dynamic_code(), device)])
 
 
 @cache

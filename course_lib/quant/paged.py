@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from course_lib.quant.adamw import Page, _BlockAdamW
+from course_lib.quant.adamw import BlockAdamW, Page
 
 
-class PagedAdamW(_BlockAdamW):
+class PagedAdamW(BlockAdamW):
     """AdamW with its averages outside the device, in 32 or 8 bits. Drop-in for ``torch.optim``.
 
     With CUDA parameters they lie in pinned host memory and are copied on a stream of their own; on the CPU in
@@ -43,6 +43,9 @@ class PagedAdamW(_BlockAdamW):
         self._length = 0  # bytes of the file that are taken
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         super().__init__(params, lr, betas, eps, weight_decay)
+
+    def outside(self, parameter: Tensor) -> bool:
+        return self._file is not None or parameter.is_cuda
 
     def _empty(self, shape: tuple[int, ...], dtype: torch.dtype, parameter: nn.Parameter) -> Tensor:
         if self._file is None:

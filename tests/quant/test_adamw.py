@@ -48,7 +48,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("page", [256, 1 << 20])
 def test_paged_steps_are_torch_s_bit_for_bit(monkeypatch, page, tmp_path):
-    monkeypatch.setattr(adamw, "_PAGE", page)
+    monkeypatch.setattr(adamw, "PAGE", page)
     settings = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}
     expected = steps(*(found := problem()), torch.optim.AdamW(found[0].parameters(), **settings), 20)
     for folder in (None, tmp_path):
