@@ -15,6 +15,7 @@ from torch import Tensor
 
 from course_lib.quant.blockwise import CHUNK, quantize_blockwise, quantize_scales
 from course_lib.quant.codes import dynamic_code, nf4_code, placed
+from course_lib.quant.pages import new_tensor
 
 SECOND_BLOCK = 256  # scales that share one second scale
 _ZERO = 7  # the index that stands for 0
@@ -59,13 +60,9 @@ def quantize_nf4(w: Tensor, block_size: int = 64, double_quant: bool = True) -> 
     Raises ValueError for a NaN or an infinity, saying where; for a block size that is no power of two from 32
     to 4096; TypeError for another type than fp32, bf16, fp16 (or fp64, which is rounded to fp32 first).
     """
-    if w.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        raise TypeError(f"weights to quantise are fp32, bf16 or fp16, got {w.dtype}")
-    if block_size not in (32, 64, 128, 256, 512, 1024, 2048, 4096):
-        raise ValueError(f"block_size must be a power of two from 32 to 4096, got {block_size!r}")
+    check_weights(w, block_size)
     indices, scales = quantize_blockwise(w.detach().contiguous().view(-1), nf4_code(), block_size)
-    if not bool(torch.isfinite(scales).all()):
-        _refuse(w)
+    check_finite(w, scales)
     packed = _packed(indices)
     second = offset = None
     if double_quant and len(scales):
@@ -77,11 +74,10 @@ def quantize_nf4(w: Tensor, block_size: int = 64, double_quant: bool = True) -> 
 def dequantize(q: NF4Tensor, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
     """The numbers again, in ``dtype`` (None: the original's): code times scale in fp32, rounded once.
 
-    ``out``: a contiguous tensor of the right shape to write to; memory that is there already is five times
-    as fast as new one.
+    ``out``: a contiguous tensor of the right shape to write to, which is faster than new memory.
     """
     if out is None:
-        out = torch.empty(q.shape, dtype=dtype or q.dtype, device=q.packed.device)
+        out = new_tensor(q.shape, dtype or q.dtype, q.packed.device)
     elif out.shape != q.shape or not out.is_contiguous() or dtype not in (None, out.dtype):
         raise ValueError(f"out must be contiguous and of shape {tuple(q.shape)}, got {tuple(out.shape)}")
     _write(q, out.view(-1))
@@ -158,7 +154,18 @@ def _packed(indices: Tensor) -> Tensor:
     return ((both << 4) | (both >> 8)).to(torch.uint8)
 
 
-def _refuse(w: Tensor) -> None:
+def check_weights(w: Tensor, block_size: int) -> None:
+    """Refuse types and block sizes that are not for weights."""
+    if w.dtype not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        raise TypeError(f"weights to quantise are fp32, bf16 or fp16, got {w.dtype}")
+    if block_size not in (32, 64, 128, 256, 512, 1024, 2048, 4096):
+        raise ValueError(f"block_size must be a power of two from 32 to 4096, got {block_size!r}")
+
+
+def check_finite(w: Tensor, scales: Tensor) -> None:
+    """Refuse ``w`` where a number of it, and so one of its scales, is not finite; say where the first is."""
+    if bool(torch.isfinite(scales).all()):
+        return
     bad = (~torch.isfinite(w.float())).nonzero()
     where = tuple(bad[0].tolist())
     raise ValueError(
