@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from course_lib.exercises import chapter1, chapter2, chapter3, chapter5, chapter6
+from course_lib.exercises import chapter1, chapter2, chapter3, chapter4, chapter5, chapter6
 from course_lib.exercises.record import Exercise
 
-_CHAPTERS = (chapter1, chapter2, chapter3, chapter5, chapter6)
+_CHAPTERS = (chapter1, chapter2, chapter3, chapter4, chapter5, chapter6)
 _ALL: dict[str, Exercise] = {record.id: record for chapter in _CHAPTERS for record in chapter.EXERCISES}
 
 

@@ -29,6 +29,14 @@ EQUIVALENT = {
     "1.5": {"per_sequence, 0)": _SWAPPED},
     "3.3": {"min(d_in, d_out)": _SWAPPED},
     "2.2": {"A.shape[-1]": _LAST},
+    "4.1": {"axis=-1": _LAST},
+    "4.2": {"axis=-1": _LAST},
+    "4.5": {
+        "axis=-1)[:, None, None]": _LAST,
+        "axis=-1)\n    return": "it is the last of three",
+        "reshape(-2": "any number below 0 stands for what is left",
+    },
+    "4.7": {"max(operations / arithmetic, moved": _SWAPPED},
     "5.6": {"size < delta": "both branches are δ²/2 at δ"},
     "6.2": {"axis=-1": _LAST},
     "6.4": {
