@@ -21,6 +21,7 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update",
 ]  # fmt: skip
+IDLE, BUSY = (f".jp-Notebook-ExecutionIndicator[data-status='{status}']" for status in ("idle", "busy"))
 
 pytestmark = [
     pytest.mark.browser,
@@ -71,12 +72,12 @@ def test_a_student_can_open_and_run_it(lab, name, tmp_path):
         )
         page.goto(f"{lab}/lab/workspaces/{Path(name).stem}/tree/{name}", wait_until="load")
         page.wait_for_selector(".jp-NotebookPanel .jp-Cell", timeout=90_000)
-        page.click("text=Run >> nth=0")
+        page.wait_for_selector(".jp-StatusBar-Widget :text('| Idle')", state="attached", timeout=90_000)
+        page.wait_for_timeout(2000)  # a kernel that has just connected drops what is asked of it at once
+        page.click(".lm-MenuBar-itemLabel:text-is('Run')")
         page.click("text=Run All Cells")
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='busy']", timeout=60_000)
-        page.wait_for_function("() => !document.title.startsWith('(')", timeout=60_000)
-        idle = ".jp-Notebook-ExecutionIndicator[data-status='idle']"
-        page.wait_for_selector(idle, state="attached", timeout=400_000)
+        page.wait_for_selector(BUSY, state="attached", timeout=60_000)
+        page.wait_for_selector(IDLE, state="attached", timeout=400_000)
         page.wait_for_timeout(2000)
         seen = {kind: 0 for kind in ("mjx-container, .MathJax", ".widget-slider", ".jp-RenderedImage img")}
         errors = 0
