@@ -21,6 +21,10 @@ def main(arguments: list[str] | None = None) -> int:
     except (OSError, ValueError, RuntimeError) as error:
         print(f"course {options.command}: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        kept = "What was done is kept; the same command goes on from there."
+        print(f"\ncourse {options.command}: stopped. {kept}", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

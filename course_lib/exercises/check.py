@@ -20,7 +20,7 @@ from course_lib.exercises.registry import exercise
 from course_lib.exercises.run import NOTHING, Outcome, TooSlow, call, time_limit
 
 Status = Literal["correct", "wrong", "not attempted", "unknown exercise"]
-_PUBLIC_SEED = 2024
+PUBLIC_SEED = 2024  # of the inputs that everybody sees
 _GREY = "#6b7280"
 _MARKS = {"correct": ("✓", "#2a7d4f"), "wrong": ("✗", "#b3452c"), "not attempted": ("…", _GREY)}
 _SAID = {"correct": "correct", "wrong": "not yet right", "not attempted": "not attempted yet",
@@ -107,7 +107,7 @@ def _show(verdict: Verdict) -> None:
         print(verdict)
 
 
-def judge(exercise_id: str | Exercise, answer: Any, seed: int = _PUBLIC_SEED) -> Verdict:
+def judge(exercise_id: str | Exercise, answer: Any, seed: int = PUBLIC_SEED) -> Verdict:
     """The verdict alone, on inputs generated from ``seed``; shows nothing."""
     try:
         record = exercise_id if isinstance(exercise_id, Exercise) else exercise(exercise_id)

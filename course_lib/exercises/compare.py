@@ -27,8 +27,8 @@ def plain(value: Any) -> Any:
     kind = type(value)
     if kind in (bool, int, float, str, type(None)):
         return value
-    if isinstance(value, np.generic) and kind.__module__ == "numpy":
-        return value.item()
+    if isinstance(value, np.generic):
+        return _number(value)
     if kind is np.ndarray and value.dtype.kind in "biuf" and value.size <= _LARGEST:
         return value.copy()
     if kind.__module__ in ("torch", "torch.nn.parameter") and kind.__name__ in ("Tensor", "Parameter"):
@@ -40,6 +40,16 @@ def plain(value: Any) -> Any:
     raise NotPlain(
         f"it returned a {kind.__name__}, which cannot be checked; return numbers, arrays or lists of them"
     )
+
+
+def _number(value: np.generic) -> Any:
+    """numpy's own scalar as Python's; whatever a subclass says of itself is not asked."""
+    item = np.generic.item(value)
+    if isinstance(item, np.longdouble):
+        return float(np.longdouble.__float__(item))
+    if type(item) in (bool, int, float, str):
+        return item
+    raise NotPlain(f"it returned a {type(value).__name__}, which cannot be checked; return a number")
 
 
 def difference(expected: Any, got: Any, tolerance: float, names: Sequence[str] = ()) -> str | None:

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from subprocess import CalledProcessError
+from typing import Any
 
 from nbgrader import api
 from sqlalchemy import Column, Integer, MetaData, String, Table, Text, UniqueConstraint, desc, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError, SQLAlchemyError
 
 import course_lib
 from course_lib.grading.judge import Result, result_from_json
@@ -36,6 +40,20 @@ _RESULTS = Table(
     Column("result", Text, nullable=False),
     UniqueConstraint("student", "fingerprint"),
 )
+
+
+def _without_password(url: str) -> str:
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:…@", url)
+
+
+def _again(work: Callable[[], Any]) -> Any:
+    """Once more, a moment later, where another grader was making the same tables or rows."""
+    for _ in range(5):
+        try:
+            return work()
+        except (IntegrityError, ProgrammingError, OperationalError, api.InvalidEntry):
+            time.sleep(0.5)
+    return work()
 
 
 @contextmanager
@@ -59,9 +77,19 @@ class Book:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.url = url or f"sqlite:///{(self.folder / 'gradebook.db').resolve()}"
+        try:
+            self.gradebook = _again(self._open)
+        except (SQLAlchemyError, ImportError, CalledProcessError) as error:
+            said = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise RuntimeError(
+                f"the gradebook {_without_password(self.url)} cannot be opened: {said}"
+            ) from None
+
+    def _open(self) -> api.Gradebook:
         with _own_programs():
-            self.gradebook = api.Gradebook(self.url)
-        _RESULTS.metadata.create_all(self.gradebook.engine)
+            gradebook = api.Gradebook(self.url)
+        _RESULTS.metadata.create_all(gradebook.engine)
+        return gradebook
 
     def __enter__(self) -> Book:
         return self
@@ -88,6 +116,10 @@ class Book:
 
     def prepare(self, asked: tuple[Asked, ...]) -> None:
         """Enter assignments, cells and points; again is no harm."""
+        _again(lambda: self._prepare(asked))
+
+    def _prepare(self, asked: tuple[Asked, ...]) -> None:
+        self.gradebook.db.rollback()
         for one in asked:
             self.gradebook.update_or_create_assignment(one.name)
             self.gradebook.update_or_create_notebook(one.name, one.name)

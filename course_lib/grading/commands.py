@@ -40,6 +40,9 @@ def grade(options: argparse.Namespace, sources: Sources, again: bool = False) ->
     if not 1 <= options.workers <= 64:
         raise ValueError(f"--workers {options.workers}: between 1 and 64 students at a time")
     found = len(students(options.folder))
+    if loose := sorted(Path(options.folder).glob("*.ipynb")):
+        print(f"{len(loose)} notebooks lie beside the students' folders ({loose[0].name}, …): they belong to "
+              "nobody and are left out", file=sys.stderr)  # fmt: skip
     with (
         sandbox(container=options.container, trust_submissions=options.trust_submissions) as box,
         Book(options.book, options.database) as book,

@@ -17,7 +17,7 @@ from course_lib.grading.formgrader import write_for_reading
 from course_lib.grading.judge import Result, inputs_id, judge_submission, seed_id
 from course_lib.grading.plan import Asked
 from course_lib.grading.sandbox import Sandbox
-from course_lib.grading.submission import read_submission
+from course_lib.grading.submission import read_submission, storable
 
 
 @dataclass(frozen=True)
@@ -103,9 +103,12 @@ def _enter(
         result, new = job.result()
         news = "graded" if new and book.record(result, asked) else "as before"
     except Exception as error:  # the batch goes on, and the row says that a person has to look
-        print(f"{place.name}: {type(error).__name__}: {error}", file=sys.stderr)
-        result, news = _failed(place.name, asked, state, error), "failed"
-        book.record(result, asked)
+        result, news = _failed(storable(place.name), asked, state, error), "failed"
+        print(f"{result.student}: {type(error).__name__}: {error}", file=sys.stderr)
+        try:
+            book.record(result, asked)
+        except Exception as again:  # the database itself: the next run finds nothing, and tries again
+            print(f"{result.student}: not written, {type(again).__name__}: {again}", file=sys.stderr)
     return Row(result.student, result.points, result.out_of, news)
 
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from course_lib.exercises import Case, Exercise, Verdict, judge_outcomes
-from course_lib.exercises.compare import NotPlain, plain
+from course_lib.exercises.check import PUBLIC_SEED
+from course_lib.exercises.compare import plain
 from course_lib.exercises.run import Outcome
 from course_lib.grading.inside.messages import encode
-from course_lib.grading.plan import CHECK, Asked
+from course_lib.grading.plan import Asked
 from course_lib.grading.sandbox import Sandbox
-from course_lib.grading.submission import Cell, Handed, Submission
-from course_lib.grading.worker_process import Worker, WorkerGone
+from course_lib.grading.session import Session
+from course_lib.grading.submission import Handed, Submission
 
-_STARTUP = 60.0  # seconds for a worker to start on a busy machine
-_RESTARTS = 12  # of a worker, for one submission
+_NO_EVIDENCE = "part of the points needs a result that is right on an input which `check` never shows."
 _ANSWER = re.compile(r", but .{1,4000} is right\.?$", re.DOTALL)
 
 
@@ -83,7 +81,7 @@ def judge_submission(
     submission: Submission, asked: Sequence[Asked], box: Sandbox, seed: bytes, slot: int = 0
 ) -> Result:
     """Run and judge all of one student's notebooks in one sandbox. Never raises for what the student sent."""
-    session = _Session(box, slot)
+    session = Session(box, slot)
     verdicts: list[Verdict] = []
     notes = list(submission.notes)
     prose: dict[str, str] = {}
@@ -107,7 +105,7 @@ def _prose(one: Asked, handed: Handed | None, name: str) -> str:
 
 
 def _judge_notebook(
-    one: Asked, handed: Handed | None, session: _Session, seed: bytes, notes: list[str]
+    one: Asked, handed: Handed | None, session: Session, seed: bytes, notes: list[str]
 ) -> list[Verdict]:
     if handed is None:
         return [_nothing(record, "the notebook was not handed in") for record in one.exercises]
@@ -123,7 +121,7 @@ def _nothing(record: Exercise, why: str) -> Verdict:
     return Verdict(record.id, "not attempted", record.title, problem=why, out_of=record.points)
 
 
-def _judge_exercise(record: Exercise, session: _Session, seed: bytes) -> Verdict:
+def _judge_exercise(record: Exercise, session: Session, seed: bytes) -> Verdict:
     cases = hidden_cases(record, seed)
     outcomes = session.ask(record, cases)
     if outcomes is None:
@@ -142,12 +140,20 @@ def _judge_exercise(record: Exercise, session: _Session, seed: bytes) -> Verdict
 def _with_evidence(
     record: Exercise, verdict: Verdict, cases: Sequence[Case], outcomes: Sequence[Outcome]
 ) -> Verdict:
-    """No part of the points for an answer that says the same whatever it is asked."""
+    """Part of the points only for an answer that computes: it does not say the same whatever it is asked, and
+    it is right on an input that nobody could know, or gives on all inputs what a known mistake gives.
+    """
+    if verdict.status != "wrong" or not verdict.points:
+        return verdict
     wanted = {encode(plain(record.reference(*case.arguments))) for case in cases}
-    given = {encode(outcome.value) for outcome in outcomes}
-    if verdict.status == "wrong" and len(wanted) > 1 and len(given) == 1:
+    if len(wanted) > 1 and len({encode(outcome.value) for outcome in outcomes}) == 1:
         return replace(verdict, points=0.0)
-    return verdict
+    public = {encode(case.arguments) for case in record.cases(np.random.default_rng(PUBLIC_SEED))}
+    secret = [pair for pair in zip(cases, outcomes, strict=True) if encode(pair[0].arguments) not in public]
+    computes = any(judge_outcomes(record, [c], [o]).status == "correct" for c, o in secret)
+    if verdict.mistake or computes:
+        return verdict
+    return replace(verdict, points=0.0, hint=verdict.hint or _NO_EVIDENCE)
 
 
 def _without_answers(verdict: Verdict) -> Verdict:
@@ -175,128 +181,3 @@ def _oddities(one: Asked, handed: Handed) -> list[str]:
     if order != [name for name in one.handed_out if name in set(order)]:
         said.append("cells stand in another order")
     return said
-
-
-class _Session:
-    """A submission's worker: started when it is needed, and again where an answer ended it."""
-
-    def __init__(self, box: Sandbox, slot: int) -> None:
-        self._box, self._slot = box, slot
-        self._worker: Worker | None = None
-        self._starts = 0
-        self._deadline = time.monotonic() + box.limits.total_seconds
-        self._left_out: set[int] = set()
-        self.broken: dict[int, str] = {}
-
-    def close(self) -> None:
-        if self._worker is not None:
-            self._worker.__exit__()
-            self._worker = None
-        self._built = False
-
-    def open(self, one: Asked, handed: Handed) -> None:
-        """Turn to a notebook."""
-        self._one, self._built = one, False
-        self._left_out, self.broken = set(), {}
-        self._cells = [cell for cell in handed.cells if cell.kind == "code" or _is_answer(cell)]
-        self._names = {record.id: [one.answers[record.id]] for record in one.exercises}
-        for cell in handed.cells:
-            for exercise, name in CHECK.findall(cell.source):
-                self._names.get(exercise, []).append(name[:100])
-
-    def ask(self, record: Exercise, cases: Sequence[Case]) -> list[Outcome] | None:
-        """The outcome of each call; None where there is no answer."""
-        try:
-            while not self._built:
-                self._build()
-            return self._call(record, cases)
-        except WorkerGone as gone:
-            self.close()
-            problem = f"the process {gone}: it was stopped"
-            return [Outcome(problem=problem, too_slow=True)] * len(cases)
-
-    def why_missing(self, record: Exercise) -> str | None:
-        """What is wrong with the exercise's own cell; None where nothing was answered."""
-        name = f"ex-{record.id.replace('.', '-')}"
-        own = [cell.number for cell in self._cells if cell.grade_id == name]
-        said = [self.broken[number] for number in own if number in self.broken]
-        return said[0] if said else None
-
-    def _start(self) -> Worker:
-        limits = self._box.limits
-        if self._starts > _RESTARTS or time.monotonic() > self._deadline:
-            raise WorkerGone("used up the submission's time")
-        self._starts += 1
-        self._worker = Worker(self._box, self._slot)
-        self._worker.send({"limits": self._box.process_limits(), "seconds": limits.seconds}, _STARTUP)
-        if self._worker.receive(_STARTUP) != {"ready": True}:
-            raise WorkerGone("did not start")
-        return self._worker
-
-    def _build(self) -> None:
-        """Run the notebook's cells; a cell that ends the process is left out the next time."""
-        running = None
-        worker = self._worker or self._start()
-        names = [name for all_names in self._names.values() for name in all_names]
-        cells = [_sent(cell) for cell in self._cells if cell.number not in self._left_out]
-        try:
-            request = {"do": "build", "chapter": self._one.chapter, "cells": cells, "names": names}
-            worker.send(request, self._patience())
-            while "built" not in (reply := _mapping(worker.receive(self._patience()))):
-                running = reply.get("running")
-            self.broken |= {int(cell): str(said) for cell, said in reply["built"]}
-            self._built = True
-        except (WorkerGone, ValueError, TypeError) as error:
-            self.close()
-            if type(running) is not int or running in self._left_out:
-                raise WorkerGone("ended while its cells ran") from None
-            self._left_out.add(running)
-            self.broken[running] = f"it was left out, because the process {error} while it ran"
-
-    def _patience(self) -> float:
-        return 2 * self._box.limits.seconds + 5.0
-
-    def _call(self, record: Exercise, cases: Sequence[Case]) -> list[Outcome] | None:
-        assert self._worker is not None
-        calls = [case.arguments for case in cases]
-        self._worker.send({"do": "call", "chapter": self._one.chapter, "names": self._names[record.id],
-                           "takes": bool(record.parameters), "calls": calls}, self._patience())  # fmt: skip
-        outcomes: list[Outcome] = []
-        while len(outcomes) < len(cases):
-            reply = _mapping(self._worker.receive(self._patience()))
-            if reply.get("missing"):
-                return None
-            outcomes.append(_outcome(reply))
-            if outcomes[-1].too_slow:
-                break
-        late = Outcome(problem="the calls before it took all the time there is")
-        return outcomes + [late] * (len(cases) - len(outcomes))
-
-
-def _is_answer(cell: Cell) -> bool:
-    """A cell of another type under an exercise's name is read as code, where it can be."""
-    return bool(cell.grade_id and cell.grade_id.startswith("ex-") and "def " in cell.source)
-
-
-def _sent(cell: Cell) -> dict[str, Any]:
-    mine = bool(cell.grade_id and cell.grade_id.startswith("ex-"))
-    return {"number": cell.number, "exercise": mine, "source": cell.source}
-
-
-def _mapping(reply: Any) -> dict[str, Any]:
-    if not isinstance(reply, dict):
-        raise WorkerGone("sent what is no message (not a mapping)")
-    return reply
-
-
-def _outcome(reply: dict[str, Any]) -> Outcome:
-    """What the worker said of one call, as plain values of our own; a lie costs the liar alone."""
-    problem = reply.get("problem")
-    text = "".join(c if c.isprintable() else " " for c in str(problem)[:400]) if problem else None
-    try:
-        value = plain(reply.get("value"))
-    except (NotPlain, RecursionError) as error:
-        value, text = None, str(error)
-    if value is None and text is None:
-        text = "it returned nothing"
-    return Outcome(value, text, reply.get("unattempted") is True, reply.get("too_slow") is True)

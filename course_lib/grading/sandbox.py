@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import course_lib
+from course_lib.grading.seccomp import open_program
 
 _PACKAGE = Path(course_lib.__file__).resolve().parent
-_FIRST_USER = 60_000  # uids that belong to nobody; one for each sandbox that runs at the same time
+_FIRST_USER, _RUNS = 60_000, 60  # uids that belong to nobody: 64 for each of that many runs at the same time
+_WORKER = (sys.executable, "-B", "-m", "course_lib.grading.inside.worker")
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib32", "/lib64", "/etc/fonts", "/etc/ld.so.cache", "/etc/alternatives")
 
 
@@ -33,7 +36,7 @@ class Limits:
     seconds: float = 10.0  # of all calls of one exercise, and of one statement of a cell
     total_seconds: float = 180.0  # of a submission, restarts included
     cpu_seconds: int = 120
-    memory: int = 3 * 2**30  # bytes of address space: torch needs 1.3 GB of it to be imported
+    memory: int = 3 * 2**30  # bytes of address space of each process (torch takes 1.3 GB), and used by all
     processes: int = 64  # threads count
     file_bytes: int = 16 * 2**20  # largest file
     disk_bytes: int = 64 * 2**20  # private /tmp
@@ -47,20 +50,33 @@ class Limits:
 
 @dataclass(frozen=True)
 class Sandbox:
-    """How to start the worker: ``command(slot)``. ``library`` holds what it may read of the course."""
+    """How to start the worker: ``command(slot)``. ``library`` holds what it may read of the course.
+
+    A limit on processes counts by user, so every slot of every run has a user of its own.
+    """
 
     kind: str  # "bubblewrap", "container", "none"
     library: Path
     limits: Limits
     image: str = ""
 
-    def command(self, slot: int = 0) -> list[str]:
-        """Command line of a worker; ``slot`` numbers those that run at the same time."""
+    def command(self, slot: int = 0, seccomp: int | None = None, name: str = "") -> list[str]:
+        """Command line of a worker; ``slot`` numbers those that run at the same time. ``seccomp`` is a
+        descriptor with bubblewrap's filter, ``name`` the container's.
+        """
+        user = _FIRST_USER + os.getpid() % _RUNS * 64 + slot
         if self.kind == "bubblewrap":
-            return _bubblewrap(self.library, self.limits, _FIRST_USER + slot)
+            return [*_bubblewrap(self.library, self.limits, user, seccomp), *_WORKER]
         if self.kind == "container":
-            return _container(self.library, self.limits, self.image, _FIRST_USER + slot)
-        return [sys.executable, "-B", "-m", "course_lib.grading.inside.worker"]
+            return _container(self.library, self.limits, self.image, user, name)
+        return list(_WORKER)
+
+    def end(self, name: str) -> None:
+        """End a container: it outlives the client that started it."""
+        if self.kind == "container":
+            subprocess.run(
+                [_engine() or "podman", "kill", name], capture_output=True, check=False, timeout=60
+            )
 
     def process_limits(self) -> dict[str, int]:
         """Limits that the worker sets itself. Without a user of its own, a limit on processes would count
@@ -90,7 +106,32 @@ def sandbox(
     with TemporaryDirectory(prefix="course-library-") as folder:
         library = Path(folder)
         _fill(library)
-        yield Sandbox(kind, library, limits or Limits(), container)
+        box = Sandbox(kind, library, limits or Limits(), container)
+        if kind == "bubblewrap":
+            _try_out(box)
+        yield box
+
+
+def _try_out(box: Sandbox) -> None:
+    """Raises NoSandbox where bubblewrap is installed and may not do its work."""
+    seccomp = open_program()
+    try:
+        command = _bubblewrap(box.library, box.limits, _FIRST_USER, seccomp)
+        done = subprocess.run([*command, sys.executable, "-c", "import course_lib.grading.inside.messages"],
+                              capture_output=True, text=True, errors="replace", check=False, timeout=60,
+                              pass_fds=() if seccomp is None else (seccomp,))  # fmt: skip
+    finally:
+        if seccomp is not None:
+            os.close(seccomp)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:300]
+        raise NoSandbox(
+            f"bubblewrap is installed, but cannot start a sandbox here; it says: {said}. Often user "
+            "namespaces are switched off (sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "
+            "kernel.apparmor_restrict_unprivileged_userns=0), or this is itself a container without the "
+            "right to make them. Else name a Docker or Podman image with --container IMAGE, or, for code "
+            "that you would run yourself, type --trust-submissions"
+        )
 
 
 def _fill(library: Path) -> None:
@@ -109,13 +150,17 @@ def _fill(library: Path) -> None:
     library.chmod(0o755)
 
 
-def _bubblewrap(library: Path, limits: Limits, user: int) -> list[str]:
+def _bubblewrap(library: Path, limits: Limits, user: int, seccomp: int | None) -> list[str]:
+    """All of the command line up to the program that runs inside."""
     root = os.geteuid() == 0
     spaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     command = ["bwrap", *spaces, "--die-with-parent", "--new-session", "--clearenv", "--hostname", "course"]
     command += _binds(library)
-    command += ["--proc", "/proc", "--dev", "/dev", "--perms", "1777", "--size", str(limits.disk_bytes)]
-    command += ["--tmpfs", "/tmp", "--chdir", "/tmp"]
+    command += ["--proc", "/proc", "--dev", "/dev"]
+    for place in ("/tmp", "/dev/shm"):  # all that can be written, the two mounts around them included
+        command += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", place]
+    command += ["--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
+    command += [] if seccomp is None else ["--seccomp", str(seccomp)]
     for name, value in _environment("/course").items():
         command += ["--setenv", name, value]
     if root:  # a limit on processes bites only on a user that is not root
@@ -125,7 +170,7 @@ def _bubblewrap(library: Path, limits: Limits, user: int) -> list[str]:
         command += ["--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs"]
     else:
         command += ["--unshare-user", "--disable-userns"]
-    return [*command, "--", sys.executable, "-B", "-m", "course_lib.grading.inside.worker"]
+    return [*command, "--"]
 
 
 def _binds(library: Path) -> list[str]:
@@ -160,12 +205,13 @@ def _engine() -> str | None:
     return next((name for name in ("podman", "docker") if shutil.which(name)), None)
 
 
-def _container(library: Path, limits: Limits, image: str, user: int) -> list[str]:
+def _container(library: Path, limits: Limits, image: str, user: int, name: str) -> list[str]:
     """The same limits, by Podman or Docker; the image needs Python, NumPy and PyTorch."""
     command = [
         _engine() or "podman", "run", "--rm", "--interactive", "--network", "none", "--read-only",
         "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{user}:{user}",
-        "--pids-limit", str(limits.processes), "--memory", str(limits.memory),
+        "--pids-limit", str(limits.processes), "--memory", str(limits.memory), "--name", name,
+        "--memory-swap", str(limits.memory), "--shm-size", str(limits.disk_bytes), "--init",
         "--tmpfs", f"/tmp:rw,size={limits.disk_bytes},mode=1777", "--workdir", "/tmp",
         "--volume", f"{library}:/course:ro", "--volume", f"{_PACKAGE.parent / 'data'}:/course/data:ro",
     ]  # fmt: skip

@@ -17,6 +17,9 @@ LARGEST = 64 * 2**20  # bytes of a notebook
 _MOST_PARTS = 5_000_000  # commas and brackets: more would cost more memory than a notebook should
 _LONGEST_CELL = 100_000  # characters
 _MOST_CELLS = 2_000
+_MOST_CODE = 4_000_000  # characters of all cells
+TIMES = ".collected.json"  # by file name: when it came, and whether late; written by `course collect`
+_LONGEST_NAME = 120  # bytes: fits a file name with its ending, and a database's key
 
 
 @dataclass(frozen=True)
@@ -54,18 +57,47 @@ def read_submission(folder: Path, asked: Sequence[Asked]) -> Submission:
     found: dict[str, Handed] = {}
     notes: list[str] = []
     digest = hashlib.sha256()
-    files = sorted(_files(folder, notes), key=lambda path: (path.stem in {a.name for a in asked}, path.name))
-    for path in files:  # a file with the course's own name comes last, and counts
+    times = collected(folder)
+    own = {a.name for a in asked}
+    files = sorted(_files(folder, notes), key=lambda p: (_time(times, p.name), p.stem in own, p.name))
+    for path in files:  # the last to come counts; of those without a time, one with the course's own name
         content, said = read_file(path)
-        digest.update(hashlib.sha256(path.name.encode(errors="replace") + b"\0" + (content or b"")).digest())
+        digest.update(hashlib.sha256(os.fsencode(path.name) + b"\0" + (content or b"")).digest())
         handed = _handed(path.name, content) if content is not None else said
         if isinstance(handed, str):
-            notes.append(f"{_name(path.name)}: {handed}")
+            notes.append(f"{shown_name(path.name)}: {handed}")
             continue
         _place(handed, path.stem, asked, found, notes)
+        if times.get(path.name, {}).get("late") is True:
+            notes.append(f"{shown_name(path.name)}: handed in late")
+            digest.update(b"late")
     if not files:
         notes.append("there is no notebook in this submission")
-    return Submission(folder.name, found, tuple(notes), digest.hexdigest(), tuple(p.name for p in files))
+    student, names = storable(folder.name), tuple(path.name for path in files)
+    return Submission(student, found, tuple(notes), digest.hexdigest(), names)
+
+
+def storable(name: str) -> str:
+    """A folder's name where it can be a key and a file's name; else a readable part of it and a hash."""
+    raw = os.fsencode(name)
+    if name.isprintable() and len(raw) <= _LONGEST_NAME:
+        return name
+    clean = "".join(c if c.isprintable() else "_" for c in name).encode()[: _LONGEST_NAME - 12]
+    return f"{clean.decode(errors='ignore')} {hashlib.sha256(raw).hexdigest()[:8]}"
+
+
+def collected(folder: Path) -> dict[str, dict[str, Any]]:
+    """What `course collect` wrote of a student's files; nothing where it did not."""
+    try:
+        times = json.loads(read_file(folder / TIMES)[0] or b"{}")
+        return {str(name): dict(about) for name, about in times.items()}
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def _time(times: dict[str, dict[str, Any]], name: str) -> float:
+    time = times.get(name, {}).get("time")
+    return float(time) if isinstance(time, (int, float)) else 0.0
 
 
 def read_file(path: Path) -> tuple[bytes | None, str]:
@@ -114,6 +146,8 @@ def _handed(name: str, content: bytes) -> Handed | str:
         read = tuple(_cell(i, cell) for i, cell in enumerate(cells[:_MOST_CELLS]) if isinstance(cell, dict))
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return "it cannot be read as a notebook (is the file whole?)"
+    if sum(len(cell.source) for cell in read) > _MOST_CODE:
+        return "its cells hold millions of characters: no notebook that a person wrote"
     return Handed(name, read, tuple(_language(notebook)))
 
 
@@ -151,16 +185,16 @@ def _place(
         names = {n for cell in handed.cells for n, _ in CHECK.findall(cell.source)}
         best = max(asked, key=lambda a: len(names & set(a.answers)))
         if not names & set(best.answers):
-            notes.append(f"{_name(handed.file)}: it is none of the course's notebooks")
+            notes.append(f"{shown_name(handed.file)}: it is none of the course's notebooks")
             return
     if stem != best.name:
-        notes.append(f"{_name(handed.file)}: read as {best.name}")
+        notes.append(f"{shown_name(handed.file)}: read as {best.name}")
     if best.name in found:
-        notes.append(f"{best.name} was handed in twice; {_name(handed.file)} counts")
+        notes.append(f"{best.name} was handed in twice; {shown_name(handed.file)} counts")
     found[best.name] = handed
 
 
-def _name(text: str) -> str:
+def shown_name(text: str) -> str:
     """A file's name as it may be shown."""
     clean = "".join(c if c.isprintable() else "?" for c in text.encode(errors="replace").decode())
     return clean if len(clean) <= 60 else clean[:57] + "…"

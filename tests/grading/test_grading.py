@@ -28,10 +28,12 @@ from course_lib.grading.integrity import remarks
 from course_lib.grading.judge import hidden_cases, result_from_json
 from course_lib.grading.plan import plan
 from course_lib.grading.sandbox import Limits, NoSandbox, sandbox
+from course_lib.grading.seccomp import program as seccomp_program
 from course_lib.grading.submission import read_submission
+from course_lib.grading.worker_process import Worker, WorkerGone
+from tests.grading.needs import needs_bubblewrap
 from tests.hostile.submissions import ONE_LAYER, SOURCE, Case, write_case
 
-needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs the package bubblewrap")
 ROOT = Path(__file__).parents[2]
 
 
@@ -54,6 +56,50 @@ def test_without_bubblewrap_it_refuses_and_names_the_package(monkeypatch):
         pass
 
 
+def test_a_bubblewrap_that_may_not_work_is_said_at_once(tmp_path, monkeypatch):
+    (tmp_path / "bwrap").write_text(
+        "#!/bin/sh\necho 'bwrap: No permissions to create new namespace' >&2\nexit 1\n"
+    )
+    (tmp_path / "bwrap").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with pytest.raises(NoSandbox, match=r"No permissions .* user namespaces"), sandbox():
+        pass
+
+
+@needs_bubblewrap
+def test_memory_is_counted_over_all_processes(tmp_path):
+    """Each of them stays far below the limit on one process."""
+    source = (
+        "import os, time\nfor _ in range(12):\n    if os.fork() == 0:\n"
+        "        kept = bytearray(os.urandom(1 << 20) * 40)\n        time.sleep(60)\ntime.sleep(60)"
+    )
+    with sandbox(Limits(seconds=20, memory=400 * 2**20)) as box, Worker(box) as worker:
+        worker.send({"limits": {}, "seconds": 20.0}, 30)
+        assert worker.receive(30) == {"ready": True}
+        cells = [{"number": 0, "exercise": True, "source": source}]
+        worker.send({"do": "build", "chapter": 1, "cells": cells, "names": ["f"]}, 30)
+        assert worker.receive(30) == {"running": 0}
+        with pytest.raises(WorkerGone, match=r"took .* GB of memory"):
+            worker.receive(25)
+
+
+def test_a_container_is_ended_with_its_worker(tmp_path, monkeypatch):
+    """Its client's end does not end it."""
+    (tmp_path / "podman").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/log\ncat > /dev/null\n')
+    (tmp_path / "podman").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with sandbox(container="image") as box, Worker(box):
+        time.sleep(0.3)
+    started, ended = (tmp_path / "log").read_text().splitlines()
+    assert ended == "kill " + started.split("--name ")[1].split()[0]
+
+
+def test_the_filter_refuses_key_rings_and_namespaces_on_both_architectures():
+    sizes = {machine: len(seccomp_program(machine)) for machine in ("x86_64", "aarch64", "riscv64")}
+    assert sizes["x86_64"] == sizes["aarch64"] > 300
+    assert sizes["riscv64"] == 0
+
+
 def test_trust_has_to_be_typed_in_full(tmp_path, capsys):
     with pytest.raises(SystemExit):
         grade(tmp_path, "--trust-sub")
@@ -63,14 +109,17 @@ def test_trust_has_to_be_typed_in_full(tmp_path, capsys):
 def test_a_container_gets_the_same_limits(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}" if name == "podman" else None)
     with sandbox(Limits(processes=9), container="image") as box:
-        command = box.command(3)
+        command = box.command(3, name="course-1")
         pairs = set(itertools.pairwise(command))
     assert {
         ("--network", "none"),
         ("--cap-drop", "ALL"),
         ("--pids-limit", "9"),
-        ("--user", "60003:60003"),
+        ("--name", "course-1"),
+        ("--shm-size", str(64 * 2**20)),
     } <= pairs
+    (user,) = (second for first, second in pairs if first == "--user")
+    assert 60_003 <= int(user.partition(":")[0]) < 64_000
     assert "--read-only" in command
 
 

@@ -142,10 +142,36 @@ FORGERIES = [
         "import os\nfor fd in range(3, 9):\n    try: os.write(fd, b'\\x7f\\xff\\xff\\xff' + b'x' * 100)\n"
         "    except OSError: pass\nreturn 0"), said="MB are allowed"),
     Case("constant_for_luck", REST, HEAD + "    return 2\n"),
-    Case("guessed_seed", 12.8, _inside(
+    Case("guessed_seed", REST, _inside(
         "import numpy as np\nrng = np.random.default_rng(2024)\n"
         "known = {(1, 1, 1, 1, 1, 1, 1): 2, (1, 1, 1, 1, 1, 3, 2): 12}\n"
         "return known.get((layers, batch, length, heads, kv_heads, head_dim, width), int(rng.integers(9)))")),
+    Case("public_inputs_in_a_table", REST, _inside(
+        "known = {(1, 1, 1, 1, 1, 1, 1): 2, (1, 1, 1, 1, 1, 3, 2): 12, (2, 3, 5, 1, 1, 1, 1): 60,\n"
+        "         (1, 1, 1, 8, 2, 4, 2): 32}\n"
+        "return known.get((layers, batch, length, heads, kv_heads, head_dim, width), layers + batch)")),
+    Case("class_that_says_it_is_a_tensor", REST, _inside(
+        "class Tensor(list):\n    __module__ = 'torch'\n    def detach(self): return self\n"
+        "    cpu = numpy = detach\n    def __eq__(self, other): return True\nreturn Tensor()")),
+    Case("scalar_with_an_item_of_its_own", REST, _inside(
+        "import numpy as np\nclass float64(np.float64):\n    __module__ = 'numpy'\n"
+        "    def item(self): return 'right'\nreturn float64(3)"), said="it returned 3"),
+    Case("array_of_objects", REST, _inside("import numpy as np\nreturn np.array([object()])"), said="cannot be checked"),
+    Case("complex_number", REST, _inside("return 1j"), said="cannot be checked"),
+    Case("requests_stolen", REST, _inside(
+        "import os\nfor fd in range(3, 20):\n    try: os.read(fd, 10**6)\n    except OSError: pass\nreturn 0")),
+    Case("markup_in_the_protocol", REST, _in_answer(
+        "import sys\nsys.modules['__main__']._text = lambda error: '\\ud800\\0<script>alert(1)</script>' * 9999\n"
+        "raise ValueError"), said="a statement raised"),
+    Case("cells_that_are_not_there", 0.0, _in_answer(
+        "import sys\nworker = sys.modules['__main__']\nold = worker._write\n"
+        "def write(fd, message):\n    if 'built' in message: message = {'built': [[i, 'x' * 999] for i in range(9999)]}\n"
+        "    old(fd, message)\nworker._write = write")),
+    Case("millions_of_lists", REST, _inside(
+        "import os\nhead = b'[' + b'[],' * 4_000_000 + b'[]]'\n"
+        "body = len(head).to_bytes(4, 'big') + head\nfor fd in range(3, 9):\n"
+        "    try: os.write(fd, len(body).to_bytes(4, 'big') + body)\n    except OSError: pass\nreturn 0"),
+        said="no message"),
     Case("skip_tag", REST, HEAD + "    return 0\n",
          lambda n: find(n, "check-1-1")["metadata"].update(tags=["skip-execution"])),
     Case("edited_check", REST, HEAD + "    return 0\n",
@@ -169,6 +195,19 @@ ATTACKS = [
     Case("memory", REST, _inside("return len(bytearray(64 * 2**30))"), said="MemoryError"),
     Case("huge_array", REST, _inside("import numpy as np\nreturn np.zeros(9_000_000)")),
     Case("huge_integer", REST, _inside("return 10 ** 100_000")),
+    Case("long_list", REST, _inside("return [0] * 3_000_000"), said="too many parts"),
+    Case("stops_itself", REST, _inside("import os\nos.kill(os.getpid(), 19)"), said="stopped"),
+    Case("segmentation_fault", REST, _inside("import ctypes\nreturn ctypes.string_at(0)"), said="stopped"),
+    Case("asks_for_a_key", 14.0, "print(input('solution? '))\n" + RIGHT, said="EOFError"),
+    Case("notes_for_the_next", 14.0, "import ctypes, platform\n"
+         "number = 248 if platform.machine() == 'x86_64' else 217\n"
+         "kept = ctypes.CDLL(None).syscall(number, b'user', b'note', b'1.1: 42', 7, -4) != -1\n" + HEAD +
+         "    if kept: return 0\n    return 2 * layers * batch * length * kv_heads * head_dim * width\n"),
+    Case("namespaces_of_its_own", 14.0, "import ctypes\nmade = ctypes.CDLL(None).unshare(0x10000000) == 0\n" + HEAD +
+         "    if made: return 0\n    return 2 * layers * batch * length * kv_heads * head_dim * width\n"),
+    Case("shared_memory_filled", 14.0, "kept = 0\ntry:\n    for kept in range(40):\n"
+         "        open(f'/dev/shm/{kept}', 'wb').write(bytes(10**7))\nexcept OSError:\n    pass\n" + HEAD +
+         "    if kept > 7: return 0\n    return 2 * layers * batch * length * kv_heads * head_dim * width\n"),
     Case("deep_list", REST, _inside("value = []\nfor _ in range(100_000): value = [value]\nreturn value")),
     Case("fork_bomb", 14.0, "import os\ntry:\n    while True:\n        if os.fork() == 0:\n            while True: os.pause() "
          "if hasattr(os, 'pause') else __import__('time').sleep(60)\nexcept OSError:\n    pass\n" + RIGHT),
@@ -273,7 +312,15 @@ FAIR = [
          "    return np.float64(2 * layers * batch * length * kv_heads * head_dim * width)\n"),
     Case("magic_and_progress_bar", 14.0, "%matplotlib inline\nfrom tqdm import tqdm\n!ls\n" + HEAD +
          "    return sum(2 * batch * length * kv_heads * head_dim * width for _ in tqdm(range(layers)))\n"),
+    Case("remainder_on_a_line_of_its_own", 14.0, "%matplotlib inline\n" + HEAD +
+         "    return (2 * layers * batch * length * kv_heads * head_dim * width\n            % 10**40)\n"),
+    Case("question_marks", 14.0, "cache_bytes?\nfiles = !ls\n" + RIGHT),
     Case("failing_cell_before_it", 14.0, "1 / 0\n" + RIGHT),
+    Case("zoë ☃ 李小龍", 14.0),
+    Case("=HYPERLINK(1)", 14.0),
+    Case("<b>bold", 14.0),
+    Case("x'; DROP TABLE grade; --", 14.0),
+    Case("-rf", 14.0),
     Case("broken_cell_elsewhere", 14.0, edit=_before("this is no python")),
     Case("renamed_function", 14.0, RIGHT.replace("cache_bytes", "my_bytes"),
          lambda n: find(n, "check-1-1").update(source='check("1.1", my_bytes)')),

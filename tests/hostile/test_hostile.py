@@ -1,20 +1,28 @@
 """Every hostile or clumsy submission gets exactly the grade that it deserves, and changes nothing outside."""
 
+import csv
 import hashlib
+import html
 import os
-import shutil
+import re
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from course_lib.grading.book import Book
+from course_lib.grading.export import export_csv
+from course_lib.grading.feedback import write_feedback
 from course_lib.grading.grade import grade_class
+from course_lib.grading.integrity import remarks
 from course_lib.grading.plan import plan
+from course_lib.grading.report import write_report
 from course_lib.grading.sandbox import Limits, sandbox
+from course_lib.grading.submission import read_submission
+from tests.grading.needs import needs_bubblewrap
 from tests.hostile.submissions import CASES, SOURCE, write_case
 
-pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs the package bubblewrap")
+pytestmark = needs_bubblewrap
 ROOT = Path(__file__).parents[2]
 
 
@@ -41,8 +49,13 @@ def graded():
             rows = grade_class(place / "class", book, asked, box, workers=2)
             results = {result.student: result for result in book.results()}
             scores = {s.student.id: s.score for s in book.gradebook.assignment_submissions(asked[0].name)}
+            pages = {path.stem: path.read_text() for path in write_feedback(book, asked)}
+            handed = [read_submission(place / "class" / case.name, asked) for case in CASES]
+            report = write_report(book, asked, remarks(handed, asked), place / "report.html").read_text()
+            table = list(csv.reader(export_csv(book, asked, place / "t.csv").read_text().splitlines()))
         after = hashes(place / "class", ROOT / "course_lib/exercises", ROOT / "course_lib/grading")
-        yield {"rows": rows, "results": results, "scores": scores, "before": before, "after": after}
+        yield {"rows": rows, "results": results, "scores": scores, "before": before, "after": after,
+               "pages": pages, "report": report, "table": table}  # fmt: skip
 
 
 def test_there_are_enough():
@@ -68,6 +81,31 @@ def test_nothing_outside_changed(graded):
     assert graded["before"] == graded["after"]
 
 
+def test_everyone_has_a_page_and_a_line_in_the_report_where_something_is_odd(graded):
+    assert set(graded["pages"]) == {case.name for case in CASES}
+    for text in (*graded["pages"].values(), graded["report"]):
+        assert not re.search(r"<(script|iframe|b>bold)|\son\w+=|javascript:", text.lower())
+        assert "http" not in text.replace("http-equiv", "")
+    for name, result in graded["results"].items():
+        assert all(len(note) < 1000 for note in result.notes), name
+        assert len(result.notes) < 20
+        assert not result.notes or f"<b>{html.escape(name)}</b>" in graded["report"]
+
+
+def test_no_page_tells_a_right_value_or_the_references_code(graded):
+    for name, page in graded["pages"].items():
+        shown = html.unescape(page)
+        assert " is right" not in shown.replace("a result that is right on", ""), name
+        assert "* kv_heads" not in shown or "DROP" in name, name
+
+
+def test_no_cell_of_the_table_is_a_formula(graded):
+    head, *rows = graded["table"]
+    assert len(rows) == len(CASES)
+    assert not [cell for row in rows for cell in row if cell[:1] in tuple("=+-@\t\r")]
+    assert all(len(row) == len(head) for row in rows)
+
+
 def test_no_process_is_left(graded):
     users = set()
     for process in Path("/proc").iterdir():
@@ -76,4 +114,4 @@ def test_no_process_is_left(graded):
                 users.add(os.stat(process).st_uid)
             except OSError:  # it has just ended
                 continue
-    assert not users & set(range(60_000, 60_064))
+    assert not users & set(range(60_000, 64_000))

@@ -17,6 +17,9 @@ from typing import Any
 
 _TIMED = re.compile(r"^%%(time|timeit|capture|prun)\b.*$", re.MULTILINE)
 _MAGIC = re.compile(r"^(\s*)[%!].*$", re.MULTILINE)
+_MAGIC_LINE = re.compile(r"^[%!].*$", re.MULTILINE)
+_HELP = re.compile(r"^[ \t]*(\?{1,2}[\w.]+|[\w.]+\?{1,2})[ \t]*$", re.MULTILINE)
+_TAKEN = re.compile(r"^([ \t]*[\w, ]+=)[ \t]*[%!].*$", re.MULTILINE)  # files = !ls
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,10 @@ def statements(
 
 
 def _of_cell(cell: dict[str, Any]) -> Iterator[Statement]:
-    source = _MAGIC.sub(r"\1pass", _TIMED.sub("", cell["source"]))
     name = f"<cell {cell['number'] + 1}>"
+    source, tree = _parsed(cell["source"], name)
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-    for node in ast.parse(source, name).body:
+    for node in tree.body:
         if _is_check(node):
             continue
         code = compile(ast.Module([node], []), name, "exec", dont_inherit=True)
@@ -64,6 +67,20 @@ def _of_cell(cell: dict[str, Any]) -> Iterator[Statement]:
         yield Statement(
             cell["number"], cell["exercise"], code, frozenset(uses), frozenset(sets), imports, stub
         )
+
+
+def _parsed(source: str, name: str) -> tuple[str, ast.Module]:
+    """The cell as Python. IPython's own lines are taken out only where it is none, those that are not
+    indented first: a line that goes on with the operator `%` is no magic.
+    """
+    plain = _HELP.sub("", _TAKEN.sub(r"\1 []", _TIMED.sub("", source)))
+    for tried in (source, _MAGIC_LINE.sub("pass", plain)):
+        try:
+            return tried, ast.parse(tried, name)
+        except SyntaxError:
+            continue
+    tried = _MAGIC.sub(r"\1pass", plain)
+    return tried, ast.parse(tried, name)
 
 
 def _is_check(node: ast.stmt) -> bool:
@@ -101,7 +118,7 @@ def _globals(code: CodeType) -> tuple[set[str], set[str]]:
     """Global names that the code, and the functions within it, read and set."""
     uses, sets = set(), set()
     for step in dis.get_instructions(code):
-        if step.opname in ("LOAD_NAME", "LOAD_GLOBAL"):
+        if step.opname in ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS"):
             uses.add(step.argval)
         elif step.opname in ("STORE_NAME", "STORE_GLOBAL"):
             sets.add(step.argval)

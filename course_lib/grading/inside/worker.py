@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from course_lib.exercises.run import TooSlow, call, time_limit
-from course_lib.grading.inside.messages import BadMessage, decode, encode
+from course_lib.grading.inside.messages import REPLY_HEAD, BadMessage, decode, encode
 from course_lib.grading.inside.program import statements
 
 _LONGEST = 400  # characters of a sentence
@@ -105,7 +105,7 @@ def _plain_reply(outcome: Any) -> dict[str, Any]:
 
 def _write(descriptor: int, message: Any) -> None:
     try:
-        frame = encode(message)
+        frame = encode(message, REPLY_HEAD)
     except (BadMessage, ValueError, TypeError, RecursionError) as error:
         frame = encode({"problem": f"its result cannot be checked: {str(error)[:_LONGEST]}"})
     while frame:
