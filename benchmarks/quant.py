@@ -68,7 +68,12 @@ def compare(size: int, dtype: torch.dtype, repeat: int) -> list[Row]:
         for case, ours, peer, limit in cases:
             a, b = medians(ours, peer, repeat=repeat)
             rows.append(Row(f"{name}: {case}, ms", a, b, 0, limit))
-    return rows
+    x = torch.randn(128, size).to(dtype).requires_grad_()
+    g = torch.randn(128, size).to(dtype)
+    ours = lambda: layer(x).backward(g)  # noqa: E731
+    peer = lambda: bnb.matmul_4bit(x, packed.t(), state).backward(g)  # noqa: E731
+    case = f"{name}: linear layer, 128 rows, forward and backward, ms"
+    return [*rows, Row(case, *medians(ours, peer, repeat=repeat), 0, bar)]
 
 
 def optimizers(count: int, repeat: int) -> list[Row]:

@@ -19,6 +19,7 @@ from course_lib.adapters.linear import dense_weight
 from course_lib.adapters.lora import LoRA, LoRAAdapter
 from course_lib.adapters.pissa import MiLoRA, PiSSA, SubspaceAdapter
 from course_lib.quant import NF4Linear, quantize_nf4
+from course_lib.quant.linear import put_modules
 
 
 @torch.no_grad()
@@ -31,7 +32,8 @@ def quantize_rest(
     its largest triplets a weight has a narrower spread. ``rounds`` above 1 goes on as LoftQ does (Li et al.
     2023, arXiv 2310.08659): the triplets of W − Q(rest) are taken next, and so on. The adapter is an ordinary
     ``LoRA`` of scale 1, which ``save_adapter`` writes and peft reads; it belongs to this rest alone, so keep
-    the quantised model (``state_dict``) with it. Targets must be plain ``nn.Linear``.
+    the quantised model (``state_dict``) with it. Raises ValueError, with the model untouched, for targets
+    that are not plain ``nn.Linear`` and for weights that are not finite.
     """
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds!r}")
@@ -44,10 +46,14 @@ def quantize_rest(
                 "split the model before quantising it or attaching to it"
             )
     made: dict[str, Adapter] = {}
+    quantised: dict[nn.Module, nn.Module] = {}
     for path, linear in chosen.items():
         assert isinstance(linear, nn.Linear)
-        quantised, made[path] = _split(path, linear, spec, rounds, double_quant)
-        _put(model, path, quantised)
+        try:
+            quantised[linear], made[path] = _split(path, linear, spec, rounds, double_quant)
+        except ValueError as why:
+            raise ValueError(f"{path}: {why}") from None
+    put_modules(model, quantised)
     lora = LoRA(spec.rank, targets=spec.targets, dtype=spec.dtype)
     return install(model, lora, name, made)
 
@@ -57,8 +63,8 @@ def _split(
 ) -> tuple[NF4Linear, LoRAAdapter]:
     weight, rest = wide(linear.weight.detach()), linear.weight.detach().new_zeros(())
     for _ in range(rounds):
-        holder = nn.Linear(0, 0, bias=False)
-        holder.weight.data = weight - rest
+        holder = nn.Linear(1, 1, bias=False, device="meta")
+        holder.weight = nn.Parameter(weight - rest, requires_grad=False)
         start = spec.make(path, holder)
         assert isinstance(start, SubspaceAdapter)
         A, B = start.A0.to(spec.dtype or linear.weight.dtype), start.B0.to(spec.dtype or linear.weight.dtype)
@@ -99,7 +105,7 @@ def merge_quantized(model: nn.Module, requantize: bool) -> MergeReport:
     found = [(path, linear, slot) for path, linear, slot in slots(model) if slot.active]
     if not found:
         raise ValueError("no adapter is on, so there is nothing to merge")
-    made: dict[str, nn.Module] = {}
+    made: dict[nn.Module, nn.Module] = {}
     error, change = {}, {}
     for path, linear, slot in found:
         if not isinstance(linear, NF4Linear):
@@ -111,15 +117,14 @@ def merge_quantized(model: nn.Module, requantize: bool) -> MergeReport:
             assert isinstance(adapter, Adapter)
             total = adapter.added_to(total)
         try:
-            made[path] = _written(linear, total, requantize)
+            made[linear] = _written(linear, total, requantize)
         except ValueError as why:
             raise ValueError(f"{path}: {why}") from None
-        error[path] = _relative(wide(dense_weight(made[path])) - total, total)
+        error[path] = _relative(wide(dense_weight(made[linear])) - total, total)
         change[path] = _relative(total - weight, total)
     for name in dict.fromkeys(key for _, _, slot in slots(model) for key in slot):
         Handle(model, name).detach()
-    for path, module in made.items():
-        _put(model, path, module)
+    put_modules(model, made)
     return MergeReport(error, change)
 
 
@@ -140,8 +145,3 @@ def _written(linear: NF4Linear, total: Tensor, requantize: bool) -> nn.Module:
 
 def _relative(difference: Tensor, whole: Tensor) -> float:
     return float(difference.norm() / whole.norm().clamp_min(1e-30))
-
-
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    setattr(model.get_submodule(parent), leaf, module.train(model.training))

@@ -174,10 +174,13 @@ def optimizer_workspace(setting: Setting) -> int:
 
 
 def unpacked(setting: Setting) -> int:
-    """A quantised map is unpacked for its product, some rows at a time: numbers, indices, rounded numbers."""
+    """A quantised map is unpacked for its product, a chunk at a time: numbers, indices, rounded numbers.
+
+    A chunk is no less than a row and, for 16-bit gradients, than a block's width of all rows.
+    """
     if setting.quantization == "none":
         return 0
-    largest = max(shape.d_out * shape.d_in for shape in setting.arch.linear_shapes())
-    rows = max(shape.d_in for shape in setting.arch.linear_shapes())  # at least one row at a time
-    width = setting.policy.activation
-    return max(min(CHUNK, largest), rows) * (4 + 2 + (width if width < 4 else 0))
+    shapes, width = setting.arch.linear_shapes(), setting.policy.activation
+    least = max(max(shape.d_in, _BLOCK * shape.d_out if width < 4 else 0) for shape in shapes)
+    chunk = max(least, min(CHUNK, max(shape.d_out * shape.d_in for shape in shapes)))
+    return chunk * (4 + 2 + (width if width < 4 else 0))

@@ -44,14 +44,15 @@ class NF4Tensor:
         """8 · bytes over numbers."""
         return 8 * self.nbytes / max(1, self.shape.numel())
 
-    def absmax(self, first: int = 0, last: int | None = None) -> Tensor:
-        """Scales of the blocks first … last − 1 (None: all), fp32."""
-        scales = self.scales[first:last]
+    def absmax(self, blocks: Tensor | None = None) -> Tensor:
+        """Scales of the blocks with these numbers (None: of all), fp32, in their shape."""
+        if blocks is None:
+            blocks = torch.arange(len(self.scales), device=self.scales.device)
+        scales = self.scales.take(blocks)
         if self.second is None or self.offset is None:
             return scales
-        group = torch.arange(first, first + len(scales), device=scales.device) // SECOND_BLOCK
-        values = placed(dynamic_code(), scales.device).index_select(0, scales.int())
-        return values.mul_(self.second.index_select(0, group)).add_(self.offset)
+        values = placed(dynamic_code(), scales.device).take(scales.long())
+        return values.mul_(self.second.take(blocks // SECOND_BLOCK)).add_(self.offset)
 
 
 def quantize_nf4(w: Tensor, block_size: int = 64, double_quant: bool = True) -> NF4Tensor:
@@ -96,7 +97,7 @@ def _write(q: NF4Tensor, out: Tensor) -> None:
 
 
 class Unpacker:
-    """Numbers of a quantised tensor, a stretch at a time, in buffers that are used again for the next."""
+    """Numbers of a quantised tensor, a part at a time, in buffers that are used again for the next."""
 
     def __init__(self, q: NF4Tensor, dtype: torch.dtype):
         self.q, self.table = q, _pair_table(q.packed.device)
@@ -108,16 +109,32 @@ class Unpacker:
         Into ``out`` if it is given: fp32, and an even number of them.
         """
         q, count = self.q, end - begin
-        out = self._buffer("numbers", count + count % 2, torch.float32) if out is None else out
-        index = self._buffer("indices", len(out) // 2, torch.int32)
-        index.copy_(q.packed[begin // 2 : -(-end // 2)])
-        torch.index_select(self.table, 0, index, out=out.view(torch.int64))
-        first, full = begin // q.block_size, count // q.block_size * q.block_size
-        absmax = q.absmax(first, first + -(-count // q.block_size))
-        out[:full].view(-1, q.block_size).mul_(absmax[: full // q.block_size, None])
+        first, size = begin // q.block_size, q.block_size
+        numbers = self._looked_up(q.packed[begin // 2 : -(-end // 2)], out)
+        blocks = torch.arange(first, first + -(-count // size), device=numbers.device)
+        absmax, full = q.absmax(blocks), count // size * size
+        numbers[:full].view(-1, size).mul_(absmax[: full // size, None])
         if full < count:
-            out[full:count].mul_(absmax[-1])
-        return self._rounded(out[:count])
+            numbers[full:count].mul_(absmax[-1])
+        return self._rounded(numbers[:count])
+
+    def columns(self, begin: int, end: int) -> Tensor:
+        """Columns begin … end − 1 of a matrix whose rows are whole blocks; both ends are those of blocks."""
+        q, (d_out, d_in) = self.q, self.q.shape
+        numbers = self._looked_up(q.packed.view(d_out, d_in // 2)[:, begin // 2 : end // 2], None)
+        a_row = d_in // q.block_size
+        rows = torch.arange(0, d_out * a_row, a_row, device=numbers.device)[:, None]
+        across = torch.arange(begin // q.block_size, end // q.block_size, device=numbers.device)
+        numbers.view(d_out, -1, q.block_size).mul_(q.absmax(rows + across)[..., None])
+        return self._rounded(numbers).view(d_out, end - begin)
+
+    def _looked_up(self, packed: Tensor, out: Tensor | None) -> Tensor:
+        """What the bytes stand for, before their scales (2 · bytes,) fp32."""
+        out = self._buffer("numbers", 2 * packed.numel(), torch.float32) if out is None else out
+        index = self._buffer("indices", packed.numel(), torch.int32)
+        index.view(packed.shape).copy_(packed)
+        torch.index_select(self.table, 0, index, out=out.view(torch.int64))
+        return out
 
     def _rounded(self, numbers: Tensor) -> Tensor:
         if self.dtype == torch.float32:

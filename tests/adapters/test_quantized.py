@@ -22,6 +22,8 @@ from course_lib.catalog import Architecture
 from course_lib.lm import Llama, load_base_model, next_token_loss
 from course_lib.quant import NF4Linear, quantize_model
 
+from .examples import METHODS, NO_OPS, name
+
 ARCH = Architecture(
     name="toy",
     hidden=64,
@@ -86,6 +88,38 @@ def test_qlora_starts_as_the_quantised_base_and_learns(model, tokens):
     assert all(torch.equal(after[name], value) for name, value in kept.items())
 
 
+@pytest.mark.parametrize("spec", METHODS, ids=name)
+def test_every_method_sits_on_a_quantised_base(spec, model, tokens, tmp_path):
+    """An exact no-op at its start (but for papers' starts), a gradient for all, off bit for bit, a file."""
+    quantize_model(model)
+    before = model(tokens)
+    handle = attach(model, spec)
+    assert torch.equal(model(tokens), before) == (spec in NO_OPS)
+    learn(handle, 0.01)
+    next_token_loss(model(tokens), tokens).backward()
+    assert all(p.grad is not None and bool(torch.isfinite(p.grad).all()) for p in handle.parameters())
+    expected = model(tokens)
+    assert not torch.equal(expected, before)
+    save_adapter(handle, tmp_path)
+    with handle.disable():
+        assert torch.equal(model(tokens), before)
+    handle.detach()
+    assert torch.equal(model(tokens), before)
+    load_adapter(model, tmp_path)
+    torch.testing.assert_close(model(tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_16_bit_base_with_an_fp32_adapter(model, tokens, dtype):
+    quantize_model(model.to(dtype))
+    before = model(tokens)
+    handle = attach(model, LoRA(4, dtype=torch.float32))
+    assert torch.equal(model(tokens), before)
+    learn(handle)
+    next_token_loss(model(tokens), tokens).backward()
+    assert {p.grad.dtype for p in handle.parameters()} == {torch.float32}
+
+
 def test_gradients_of_an_adapter_are_those_on_the_dequantised_base(model, tokens):
     quantize_model(model)
     dense = copy.deepcopy(model)
@@ -109,10 +143,10 @@ def test_the_quantised_rest_of_pissa_is_nearer_to_w():
     base, _ = load_base_model()
     plain = quantize_model(copy.deepcopy(base))
     errors = {"plain": distance(plain, base)}
-    for name, spec, rounds in (("PiSSA", PiSSA(16), 1), ("LoftQ", PiSSA(16), 4), ("MiLoRA", MiLoRA(16), 1)):
+    for method, spec, rounds in (("PiSSA", PiSSA(16), 1), ("LoftQ", PiSSA(16), 4), ("MiLoRA", MiLoRA(16), 1)):
         model = copy.deepcopy(base)
         quantize_rest(model, spec, rounds=rounds)
-        errors[name] = distance(model, base)
+        errors[method] = distance(model, base)
     assert errors["LoftQ"] < errors["PiSSA"] < 0.95 * errors["plain"]
     assert errors["PiSSA"] < errors["MiLoRA"] < 1.02 * errors["plain"]
 
@@ -125,6 +159,15 @@ def test_the_rest_s_adapter_is_an_ordinary_lora(model, tokens, tmp_path):
     assert not torch.equal(model(tokens), expected)
     load_adapter(model, tmp_path / "a")
     assert torch.equal(model(tokens), expected)
+
+
+def test_a_bad_weight_is_named_and_nothing_is_split(model):
+    last = [path for path, module in model.named_modules() if path.endswith("down_proj")][-1]
+    model.get_submodule(last).weight.data[3, 4] = float("inf")
+    with pytest.raises(ValueError, match=last):
+        quantize_rest(model, PiSSA(4))
+    assert not any(isinstance(module, NF4Linear) for module in model.modules())
+    assert attached(model) == ()
 
 
 def test_what_cannot_be_split_is_refused(model):

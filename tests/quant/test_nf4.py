@@ -216,6 +216,45 @@ def test_the_layer_is_the_linear_layer_of_its_dequantised_weight(d_in, d_out, bi
     assert not any(p.requires_grad for p in layer.parameters())
 
 
+@pytest.mark.parametrize(("d_in", "d_out"), [(512, 1000), (500, 1000)])  # rows of whole blocks, and not
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_more_is_lost_than_torch_loses(d_in, d_out, dtype, monkeypatch):
+    """Output and gradient against float64, with W in many chunks: at most 4 × torch's own error."""
+    from course_lib.quant import linear as module
+
+    monkeypatch.setattr(module, "CHUNK", 1 << 14)
+    layer = NF4Linear(quantize_nf4(drawn((d_out, d_in), dtype)))
+    W, x, g = layer.dense_weight(), drawn((40, d_in), dtype, 1).requires_grad_(), drawn((40, d_out), dtype, 2)
+    y = layer(x)
+    y.backward(g)
+
+    def error(value, exact):
+        return float((value.double() - exact).norm() / exact.norm())
+
+    out, grad = x.detach().double() @ W.double().T, g.double() @ W.double()
+    assert error(y.detach(), out) <= 4 * error(x.detach() @ W.T, out)
+    assert error(x.grad, grad) <= 4 * error(g @ W, grad)
+
+
+def test_autocast_computes_in_its_type():
+    layer, x = NF4Linear(quantize_nf4(drawn((96, 64)))), drawn((5, 64)).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    y.float().sum().backward()
+    assert x.grad.dtype == torch.float32
+
+
+def test_no_rows_and_many_dimensions():
+    layer = NF4Linear(quantize_nf4(drawn((33, 64))), torch.ones(33))
+    assert layer(torch.empty(0, 64)).shape == (0, 33)
+    assert layer(drawn((2, 3, 4, 64))).shape == (2, 3, 4, 33)
+    assert torch.equal(layer(torch.zeros(64)), torch.ones(33))
+    x = drawn((64, 6)).T.requires_grad_()  # not contiguous
+    layer(x).sum().backward()
+    assert x.grad.shape == (6, 64)
+
+
 def test_chunks_do_not_change_the_result(monkeypatch):
     from course_lib.quant import linear as module
 
@@ -257,6 +296,31 @@ def test_a_bad_weight_is_named_and_nothing_is_changed():
     with pytest.raises(ValueError, match=r"1: 1 of 4096 .*\(3, 4\)"):
         quantize_model(model)
     assert all(type(module) is torch.nn.Linear for module in model)
+
+
+def test_layers_that_cannot_be_replaced_are_refused():
+    from course_lib.adapters import LoRA, attach
+
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    handle = attach(model, LoRA(2, targets=("1",)))
+    with pytest.raises(ValueError, match="1: adapters hang on this layer"):
+        quantize_model(model)
+    assert type(model[0]) is torch.nn.Linear
+    handle.detach()
+    quantize_model(model)
+    with pytest.raises(ValueError, match=r"out_proj: .*never calls it"):
+        quantize_model(torch.nn.MultiheadAttention(64, 2))
+    with pytest.raises(ValueError, match="the module that holds it"):
+        quantize_model(torch.nn.Linear(64, 64))
+
+
+def test_a_layer_with_two_names_stays_one():
+    shared = torch.nn.Linear(64, 64)
+    model = torch.nn.Sequential(shared, torch.nn.Tanh(), shared).eval()
+    quantize_model(model)
+    assert model[0] is model[2]
+    assert isinstance(model[0], NF4Linear)
+    assert not model[0].training
 
 
 # -- adapters on it: that is QLoRA --
