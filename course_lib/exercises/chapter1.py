@@ -41,6 +41,14 @@ CACHE = Exercise(
     id="1.1",
     title="Bytes of the KV cache",
     text="Bytes of all keys and values of `batch` sequences of `length` tokens, `width` bytes a number.",
+    difficulty=1,
+    hints=(
+        "Which arrays does a later token still need from the tokens before it? Write down the shape of one.",
+        (
+            "Keys and values of one layer are (batch, kv_heads, length, head_dim) each: multiply out, then "
+            "count layers and bytes."
+        ),
+    ),
     parameters=("layers", "batch", "length", "heads", "kv_heads", "head_dim", "width"),
     cases=_cache_cases,
     reference=_cache_bytes,
@@ -113,6 +121,14 @@ ADAM = Exercise(
     id="1.2",
     title="One step of Adam",
     text="The lecture's update: new averages m, v from the gradient g, then new weights. Return (W, m, v).",
+    difficulty=2,
+    hints=(
+        "Three lines in the lecture's order: the mean m, the squares v, then W, which uses the new ones.",
+        (
+            "An average is β·old + (1 − β)·new, of g for m and of g² for v; W loses γ·m/(√v + ε), entry by "
+            "entry."
+        ),
+    ),
     parameters=("W", "g", "m", "v", "gamma", "beta1", "beta2", "eps"),
     cases=_adam_cases,
     reference=_adam,
@@ -156,6 +172,11 @@ SFT_BYTES = Exercise(
     id="1.3",
     title="Bytes of supervised fine-tuning",
     text="Bytes that weights, gradients, Adam's two averages and the master copy take together.",
+    difficulty=1,
+    hints=(
+        "List all that is kept for a single parameter, then multiply by their number.",
+        "A weight, a gradient, two averages of Adam and the master copy: each has its own number of bytes.",
+    ),
     parameters=("parameters", "weight", "gradient", "state", "master"),
     cases=_sft_cases,
     reference=_sft_bytes,
@@ -198,6 +219,11 @@ LORA = Exercise(
     id="1.4",
     title="Trainable parameters of LoRA",
     text="How many parameters LoRA of rank r trains on matrices of the given (d_out, d_in).",
+    difficulty=1,
+    hints=(
+        "Take one matrix of shape (5, 3) and rank 2: draw A and B and count their cells.",
+        "A has d_out rows and B has d_in rows, both have `rank` columns; then add over the matrices.",
+    ),
     parameters=("shapes", "rank"),
     cases=_lora_cases,
     reference=_lora_parameters,
@@ -239,6 +265,11 @@ BATCH = Exercise(
     id="1.5",
     title="The largest batch that fits",
     text="How many sequences fit in `budget` bytes, where `static` bytes are taken whatever the batch.",
+    difficulty=1,
+    hints=(
+        "What is left of the budget once the static part is there? How many whole sequences fit into that?",
+        "Integer division `//` rounds down; `max` keeps the result from falling below 0.",
+    ),
     parameters=("budget", "static", "per_sequence"),
     cases=_batch_cases,
     reference=_largest_batch,
@@ -279,6 +310,14 @@ CHECKPOINT = Exercise(
         "Most bytes of activations alive at once when every block keeps its input alone and is computed "
         "again in the backward pass. `block_bytes` is all that one block saves, its input included."
     ),
+    difficulty=2,
+    hints=(
+        "Stand in the middle of the backward pass: what waits, and what has just been computed again?",
+        (
+            "The inputs of all blocks wait; one block has all it saves, and its own input is among both: "
+            "count it once."
+        ),
+    ),
     parameters=("layers", "input_bytes", "block_bytes"),
     cases=_checkpoint_cases,
     reference=_checkpointed,
@@ -317,6 +356,14 @@ BITS = Exercise(
     id="1.7",
     title="Bits a quantised parameter takes",
     text="Bits a parameter with one scale a block; if second_block > 0, scales share scales of their own.",
+    difficulty=2,
+    hints=(
+        "Ask of each stored number how many parameters share it.",
+        (
+            "A block's scale is shared by `block` parameters; a scale of scales by `second_block` such "
+            "scales, so by block × second_block."
+        ),
+    ),
     parameters=("bits", "block", "scale_bits", "second_block", "second_bits"),
     cases=_bits_cases,
     reference=_bits,

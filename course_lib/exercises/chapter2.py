@@ -56,6 +56,14 @@ RANK_ERROR = Exercise(
     id="2.1",
     title="How much a low rank leaves out",
     text="‖ΔW − best ΔW of rank r‖ / ‖ΔW‖ in the Frobenius norm.",
+    difficulty=2,
+    hints=(
+        "By Eckart, Young and Mirsky the best approximation keeps the r largest singular values.",
+        (
+            "The squared Frobenius norm is the sum of squared singular values: those from index r on, over "
+            "all, under one root."
+        ),
+    ),
     parameters=("delta", "r"),
     cases=_rank_error_cases,
     reference=_rank_error,
@@ -115,6 +123,14 @@ FORWARD = Exercise(
     id="2.2",
     title="LoRA's forward pass",
     text="The rows of x (tokens, d_in) through W + (α/r) A Bᵀ, without building that matrix.",
+    difficulty=2,
+    hints=(
+        "Two paths that add up: x through W, and x through B, then A. Follow the shapes of one token.",
+        (
+            "With tokens in rows a map M acts as x @ M.T: first x @ B, (tokens, r), then times A's "
+            "transpose and α / r."
+        ),
+    ),
     parameters=("x", "W", "A", "B", "alpha"),
     cases=_forward_cases,
     reference=_forward,
@@ -174,6 +190,14 @@ GRADIENTS = Exercise(
     id="2.3",
     title="LoRA's gradients",
     text="Gradients of the loss in A and B, where y = W x + s A Bᵀ x and g is its gradient in y.",
+    difficulty=3,
+    hints=(
+        "Write u = Bᵀx for the inner product, so y = W x + s A u. What is the gradient in A, if u is given?",
+        (
+            "With tokens in rows, A gets s gᵀ(x B) and B gets s xᵀ(g A): check that the shapes are those "
+            "of A and B."
+        ),
+    ),
     parameters=("x", "g", "A", "B", "scale"),
     cases=_gradients_cases,
     reference=_gradients,
@@ -214,6 +238,14 @@ TARGETS = Exercise(
     id="2.4",
     title="The loss on the completion alone",
     text="What each of the inputs (prompt + completion)[:-1] shall predict; -100 where the loss looks away.",
+    difficulty=1,
+    hints=(
+        "Write the inputs (prompt + completion)[:-1] in one line and below each what comes next.",
+        (
+            "The prompt's last token predicts the completion's first: all prompt tokens but the last one "
+            "look away."
+        ),
+    ),
     parameters=("prompt", "completion"),
     cases=_targets_cases,
     reference=_targets,
@@ -255,6 +287,11 @@ BOTH = Exercise(
     id="2.5",
     title="Two adapters in one",
     text="A and B of one adapter with A Bᵀ = A₁B₁ᵀ + A₂B₂ᵀ: the columns of the first, then of the second.",
+    difficulty=2,
+    hints=(
+        "A product A Bᵀ is a sum over columns: one column of A times the same column of B.",
+        "Put the columns of both side by side, in the same order in A and in B: np.hstack does that.",
+    ),
     parameters=("A1", "B1", "A2", "B2"),
     cases=_both_cases,
     reference=_both,

@@ -61,6 +61,14 @@ SVF = Exercise(
     id="3.1",
     title="Singular value fine-tuning",
     text="W' = U S Z Vᵀ with the diagonal z of Z, one factor for every singular value, the largest first.",
+    difficulty=2,
+    hints=(
+        "Take W apart with np.linalg.svd, change only what stands in the middle, put it together again.",
+        (
+            "NumPy gives U, the singular values and Vᵀ (full_matrices=False): multiply the values by z, "
+            "then the columns of U by those."
+        ),
+    ),
     parameters=("W", "z"),
     cases=_svf_cases,
     reference=_svf,
@@ -97,6 +105,11 @@ MERGED = Exercise(
     id="3.2",
     title="Two SVF adapters in one",
     text="The factors z of one adapter whose ΔW is w1 ΔW₁ + w2 ΔW₂, from the factors z1, z2 of two on one W.",
+    difficulty=2,
+    hints=(
+        "What does one adapter add to W? Write ΔW with z, and with the 1 at which z starts.",
+        "ΔW is U S (Z − I) Vᵀ: add w1 and w2 times the changes z − 1, and come back to z by adding 1.",
+    ),
     parameters=("z1", "z2", "w1", "w2"),
     cases=_merged_cases,
     reference=_merged,
@@ -140,6 +153,11 @@ CELLS = Exercise(
     id="3.3",
     title="Trained cells of a banded SVFT",
     text="Trained cells of M (n, n): the diagonal and `d` more on each side of it, for a W of (d_out, d_in).",
+    difficulty=2,
+    hints=(
+        "How long is the main diagonal of M, and how long is its first neighbour?",
+        "The k-th off-diagonal has n − k cells and stands on both sides; n is the smaller side of W.",
+    ),
     parameters=("d_out", "d_in", "d"),
     cases=_cells_cases,
     reference=_cells,
@@ -200,6 +218,11 @@ START = Exercise(
     id="3.4",
     title="Where PiSSA and MiLoRA start",
     text='The start A₀B₀ᵀ of `method` ("pissa" or "milora") at rank r, and the frozen rest of W.',
+    difficulty=2,
+    hints=(
+        "Both take r singular triplets of W: which ones, and what is left of W?",
+        "Choose the first r or the last r triplets, build U_r S_r V_rᵀ of them; the rest is W minus that.",
+    ),
     parameters=("W", "r", "method"),
     cases=_start_cases,
     reference=_start,
@@ -260,6 +283,11 @@ LORA_XS = Exercise(
     id="3.5",
     title="LoRA-XS",
     text="W' = W + U_r S_r R V_rᵀ, where R (r, r) is all that is trained; U, S, Vt are W's own.",
+    difficulty=2,
+    hints=(
+        "Read U_r S_r R V_rᵀ from left to right and take the first r of each array.",
+        "Columns of U, entries of S, rows of Vt; the singular values multiply U's columns; W is added.",
+    ),
     parameters=("W", "U", "S", "Vt", "R"),
     cases=_lora_xs_cases,
     reference=_lora_xs,
@@ -320,6 +348,14 @@ SCALED_STEP = Exercise(
     id="3.6",
     title="One step of scaled gradient descent",
     text="X − η (X Xᵀ − A) X (XᵀX)⁻¹ for the symmetric factorisation A ≈ X Xᵀ, with X (n, r).",
+    difficulty=3,
+    hints=(
+        "Two steps: the gradient's part (X Xᵀ − A) X, then the matrix that rescales it.",
+        (
+            "XᵀX is (r, r): its inverse (np.linalg.inv) is multiplied from the right; the step goes down "
+            "and has the length η."
+        ),
+    ),
     parameters=("X", "A", "eta"),
     cases=_scaled_step_cases,
     reference=_scaled_step,

@@ -69,6 +69,14 @@ NEAREST = Exercise(
     id="4.1",
     title="Round a block to a code",
     text="The largest magnitude of x, and for each x / that the index of the nearest value of the code.",
+    difficulty=2,
+    hints=(
+        "Bring the block into −1 … 1 first. Which one number does that for every block?",
+        (
+            "Divide by the largest |x| (unless it is 0); then the table |x[:, None] − code| has its "
+            "smallest entry of each row at the index."
+        ),
+    ),
     parameters=("x", "code"),
     cases=_nearest_cases,
     reference=_nearest,
@@ -137,6 +145,14 @@ ROUND_TRIP = Exercise(
     id="4.2",
     title="Quantise block by block, and back",
     text="x rounded to the code, where every `block` neighbours share a scale, their largest magnitude.",
+    difficulty=2,
+    hints=(
+        "Write it for one block first: scale, index, value. Then go through x in steps of `block`.",
+        (
+            "A slice x[i : i + block] may be shorter at the end; what comes back is code[index] times that "
+            "block's own scale."
+        ),
+    ),
     parameters=("x", "code", "block"),
     cases=_round_trip_cases,
     reference=_round_trip,
@@ -206,6 +222,14 @@ NORMAL_FLOAT = Exercise(
         "The 2 ** bits values of NormalFloat, in rising order: 0, half of them above it, one fewer below, "
         "each side at quantiles evenly spaced in probability between `outermost` and ½, all over the largest."
     ),
+    difficulty=3,
+    hints=(
+        "Probabilities are evenly spaced, values are not: NormalDist().inv_cdf turns one into the other.",
+        (
+            "Half of the values come from quantiles above ½, one fewer from below with a spacing of its "
+            "own; 0 is added; divide by the largest."
+        ),
+    ),
     parameters=("bits", "outermost"),
     cases=_normal_float_cases,
     reference=_normal_float,
@@ -261,6 +285,14 @@ PACKED = Exercise(
     id="4.4",
     title="Two numbers in a byte",
     text="Bytes of two indices (0 … 15) each, the first in the high half; `pad` fills up an odd count.",
+    difficulty=1,
+    hints=(
+        "One byte is two digits in base 16. Which arithmetic puts a digit into the first place?",
+        (
+            "Fill up to an even count, then take the even places times 16 plus the odd places: [0::2] and "
+            "[1::2]."
+        ),
+    ),
     parameters=("indices", "pad"),
     cases=_packed_cases,
     reference=_packed,
@@ -328,6 +360,14 @@ DOUBLE = Exercise(
     text=(
         "The scales as they come back from double quantisation: less their mean, rounded to the code in "
         "groups of `block` with a second scale each, plus the mean. Their number is a multiple of `block`."
+    ),
+    difficulty=3,
+    hints=(
+        "It is 4.2 once more, on the scales less their mean: what has to happen before it, and after?",
+        (
+            "Subtract the mean of all scales, round in groups of `block` by the group's largest magnitude, "
+            "add the mean."
+        ),
     ),
     parameters=("scales", "code", "block"),
     cases=_double_cases,
@@ -401,6 +441,14 @@ BACKWARD = Exercise(
         "y = x Wᵀ + s (x B) Aᵀ with W frozen: from g = ∂L/∂y (rows, d_out), the gradients of x (rows, d_in), "
         "A (d_out, r) and B (d_in, r)."
     ),
+    difficulty=3,
+    hints=(
+        "x reaches y along two paths, so its gradient is a sum of two. A and B each lie on one path.",
+        (
+            "The gradient behind A is s g A, (rows, r): times Bᵀ it reaches x, from the left by xᵀ it is "
+            "B's; A's is s gᵀ(x B)."
+        ),
+    ),
     parameters=("x", "g", "W", "A", "B", "scaling"),
     cases=_backward_cases,
     reference=_backward,
@@ -466,6 +514,17 @@ LEAST_SECONDS = Exercise(
     text=(
         "Least seconds of y = x Wᵀ for `rows` rows: W read once at `bits` a number, x and y once at 16 bits, "
         "at `bandwidth` bytes a second, beside two operations a weight and row at `arithmetic` a second."
+    ),
+    difficulty=2,
+    hints=(
+        (
+            "Two clocks run at the same time: bytes through the memory, operations through the units. "
+            "Which one decides?"
+        ),
+        (
+            "Bytes: d_out·d_in·bits/8, and 2 for each number of x and y; operations: 2 for each weight and "
+            "row; take the larger time."
+        ),
     ),
     parameters=("rows", "d_out", "d_in", "bits", "bandwidth", "arithmetic"),
     cases=_least_seconds_cases,

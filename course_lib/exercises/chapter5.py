@@ -67,6 +67,11 @@ POWER_LAW = Exercise(
     id="5.1",
     title="Reading a power law",
     text="α and X_c of L = (X_c / X)^α, by a straight line of least squares in double logarithmic axes.",
+    difficulty=2,
+    hints=(
+        "Take the logarithm of both sides: which straight line is it, in log X?",
+        "np.polyfit(np.log(X), np.log(L), 1) gives slope −α and intercept α log X_c: solve for both.",
+    ),
     parameters=("X", "L"),
     cases=_power_law_cases,
     reference=_power_law,
@@ -102,6 +107,11 @@ RATIO = Exercise(
     id="5.2",
     title="Tokens per parameter",
     text="D / N for a model of N parameters trained with C FLOP, where C = 6ND.",
+    difficulty=1,
+    hints=(
+        "C = 6ND: which of the three is not known yet?",
+        "Solve for D, then divide by N once more.",
+    ),
     parameters=("C", "N"),
     cases=_ratio_cases,
     reference=_ratio,
@@ -155,6 +165,17 @@ COUNTS = Exercise(
     id="5.3",
     title="Two ways to count parameters",
     text="Parameters without and with the embedding (tied to the head), gated MLPs, norms left out.",
+    difficulty=1,
+    hints=(
+        (
+            "Count one layer: attention has square maps of width `hidden`, the gated MLP has three "
+            "rectangular ones."
+        ),
+        (
+            "A layer has 4·hidden² + 3·hidden·intermediate; the embedding, vocab·hidden, belongs to the "
+            "second number alone."
+        ),
+    ),
     parameters=("hidden", "layers", "intermediate", "vocab"),
     cases=_counts_cases,
     reference=_counts,
@@ -213,6 +234,14 @@ VERTEX = Exercise(
     id="5.4",
     title="The bottom of an isoFLOP profile",
     text="N at the lowest point of the parabola of least squares through (log N, L), runs of one budget.",
+    difficulty=2,
+    hints=(
+        "Fit a parabola in log N, find where its slope is zero, and go back from log N to N.",
+        (
+            "np.polyfit(np.log(N), L, 2) gives a, b, c; the bottom lies at −b/(2a); np.exp undoes the "
+            "logarithm."
+        ),
+    ),
     parameters=("N", "L"),
     cases=_vertex_cases,
     reference=_vertex,
@@ -268,6 +297,11 @@ OPTIMUM = Exercise(
     id="5.5",
     title="The best use of a budget",
     text="N* and D* that minimise A/N^α + B/D^β where 6ND = C.",
+    difficulty=3,
+    hints=(
+        "Put D = C/(6N) into the loss and set its derivative in N to zero.",
+        "αA/N^α = βB/D^β with N·D = C/6: N is (αA/(βB))^(1/(α+β)) times (C/6)^(β/(α+β)), and D = C/(6N).",
+    ),
     parameters=("C", "A", "B", "alpha", "beta"),
     cases=_optimum_cases,
     reference=_optimum,
@@ -326,6 +360,11 @@ HUBER = Exercise(
     id="5.6",
     title="Huber's loss",
     text="Sum over residuals r of r²/2 where |r| ≤ δ, and δ(|r| − δ/2) beyond.",
+    difficulty=1,
+    hints=(
+        "Two formulas, chosen entry by entry by the size of the residual: np.where.",
+        "Take |r| first; where |r| ≤ δ it is r²/2, elsewhere δ(|r| − δ/2); then add up.",
+    ),
     parameters=("residuals", "delta"),
     cases=_huber_cases,
     reference=_huber,
@@ -362,6 +401,11 @@ PASS_AT_K = Exercise(
     id="5.7",
     title="Right at least once in k",
     text="Of n answers `right` are right: probability that k of them, drawn without replacement, hold one.",
+    difficulty=2,
+    hints=(
+        "It is easier to count the draws that hold no right answer at all.",
+        "math.comb(n − right, k) of the math.comb(n, k) draws hold none: what is left of 1?",
+    ),
     parameters=("n", "right", "k"),
     cases=_pass_at_k_cases,
     reference=_pass_at_k,

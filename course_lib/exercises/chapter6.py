@@ -61,6 +61,14 @@ PREFERENCE = Exercise(
     id="6.1",
     title="Bradley and Terry's probability",
     text="P(1 ≻ 2) of two completions with rewards r1 and r2.",
+    difficulty=1,
+    hints=(
+        (
+            "The strengths that are compared are exp(r1) and exp(r2): divide numerator and denominator by "
+            "one of them."
+        ),
+        "It is σ(r1 − r2) = 1/(1 + exp(r2 − r1)); np.logaddexp keeps it finite for any difference.",
+    ),
     parameters=("r1", "r2"),
     cases=_preference_cases,
     reference=_preference,
@@ -124,6 +132,11 @@ UPDATE = Exercise(
     id="6.2",
     title="One step of Zermelo's iteration",
     text="pᵢ ← Wᵢ / Σⱼ nᵢⱼ/(pᵢ + pⱼ): Wᵢ wins of i, nᵢⱼ games of i and j; wins[i, j]: i over j.",
+    difficulty=2,
+    hints=(
+        "Build the table of games of every pair first: wins plus its transpose.",
+        "The denominators are strengths[:, None] + strengths; the wins of i are the sum of row i.",
+    ),
     parameters=("wins", "strengths"),
     cases=_update_cases,
     reference=_update,
@@ -180,6 +193,11 @@ REWARD_LOSS = Exercise(
     id="6.3",
     title="The reward model's loss",
     text="Mean of −log σ(r_chosen − r_rejected) over pairs, finite for any rewards.",
+    difficulty=2,
+    hints=(
+        "Take the difference within each pair, then the loss of each pair, then the mean.",
+        "−log σ(d) = log(1 + exp(−d)), and np.logaddexp(0, −d) computes it without overflow.",
+    ),
     parameters=("chosen", "rejected"),
     cases=_reward_loss_cases,
     reference=_reward_loss,
@@ -221,6 +239,11 @@ LAST_TOKEN = Exercise(
     id="6.4",
     title="Where the reward is read",
     text="For each row of a mask (1: real, 0: padding, on either side) the place of the last real token.",
+    difficulty=2,
+    hints=(
+        "Give every place its number and forget the numbers of padding.",
+        "np.where(mask == 1, np.arange(columns), −1), and then the largest along each row.",
+    ),
     parameters=("mask",),
     cases=_last_token_cases,
     reference=_last_token,
@@ -294,6 +317,17 @@ WIN_RATE = Exercise(
     id="6.5",
     title="Win rate",
     text="Share of comparisons that a wins; a, b (prompts, completions) are rewards, draws count half.",
+    difficulty=3,
+    hints=(
+        (
+            "Compare every completion of a with every one of b, for one prompt at a time: which shape has "
+            "that table?"
+        ),
+        (
+            "a[:, :, None] − b[:, None, :] is (prompts, a's, b's): count 1 where it is above 0, ½ where it "
+            "is 0, and take the mean."
+        ),
+    ),
     parameters=("a", "b"),
     cases=_win_rate_cases,
     reference=_win_rate,
@@ -329,6 +363,11 @@ BEST_KL = Exercise(
     id="6.6",
     title="How far best-of-n moves",
     text="KL(best-of-n ‖ one draw) = log n − (n − 1)/n, in nats.",
+    difficulty=1,
+    hints=(
+        "It is the formula as it stands; which logarithm counts in nats?",
+        "math.log is the natural one; for n = 1 both terms are 0.",
+    ),
     parameters=("n",),
     cases=_best_kl_cases,
     reference=_best_kl,
@@ -385,6 +424,14 @@ DPO = Exercise(
     id="6.7",
     title="DPO",
     text="−log σ(β[(log π_c − log ref_c) − (log π_r − log ref_r)]) from four log-probabilities.",
+    difficulty=3,
+    hints=(
+        "The implicit reward is β(log π − log ref): once for the chosen one, once for the rejected one.",
+        (
+            "It is the loss of exercise 6.3 on those two rewards: −log σ of their difference, by "
+            "np.logaddexp(0, −d)."
+        ),
+    ),
     parameters=("policy_c", "policy_r", "reference_c", "reference_r", "beta"),
     cases=_dpo_cases,
     reference=_dpo,

@@ -44,7 +44,10 @@ class Verdict:
     out_of: int = 0
 
     def __str__(self) -> str:
-        return "\n".join([self._head(), *(f"  {line}" for line in self._lines())])
+        told = [self._head(), *(f"  {line}" for line in self._lines())]
+        if self._steps():
+            told.append(f'  More help: course_lib.exercises.hint("{self.exercise}"), then step 2')
+        return "\n".join(told)
 
     def __repr__(self) -> str:
         return f"<Verdict on exercise {self.exercise}: {self.status}>"
@@ -56,6 +59,9 @@ class Verdict:
         """The verdict as a notebook shows it."""
         colour = _MARKS.get(self.status, ("", _GREY))[1]
         lines = "".join(f"<div>{_code(html.escape(line))}</div>" for line in self._lines())
+        for number, text in enumerate(self._steps(), start=1):
+            folded = f"<summary>Hint {number}</summary>{_code(html.escape(text))}"
+            lines += f"<details style='color:{_GREY}'>{folded}</details>"
         return (
             f"<div style='border-left:4px solid {colour};padding:2px 12px;line-height:1.5'>"
             f"<b style='color:{colour}'>{html.escape(self._head())}</b>{lines}</div>"
@@ -76,7 +82,22 @@ class Verdict:
             lines.append(f"On {self.failing_input}: {self.problem}{stop}")
         elif problem:
             lines.append(f"{problem}{stop}")
+        record = _known(self.exercise) if self.status == "not attempted" else None
+        if record is not None:
+            lines.append(f"{record.stars}, {record.points} points")
         return [*lines, f"Hint: {self.hint}"] if self.hint else lines
+
+    def _steps(self) -> tuple[str, ...]:
+        """The exercise's two hints, for who has not solved it."""
+        record = _known(self.exercise) if self.status in ("wrong", "not attempted") else None
+        return record.hints if record else ()
+
+
+def _known(exercise_id: str) -> Exercise | None:
+    try:
+        return exercise(exercise_id)
+    except KeyError:
+        return None
 
 
 def _code(text: str) -> str:
@@ -97,6 +118,15 @@ def check(exercise_id: str, answer: Any) -> Verdict:
         verdict = Verdict(exercise_id if type(exercise_id) is str else "?", "wrong", problem=problem)
     _show(verdict)
     return verdict
+
+
+def hint(exercise_id: str, step: int = 1) -> None:
+    """Print the first hint to an exercise, or the second, which says nearly all."""
+    record = _known(exercise_id)
+    if record is None or step not in (1, 2):
+        print(f"hint({exercise_id!r}, {step!r}): an exercise such as '1.1', and step 1 or 2")
+    else:
+        print(f"Exercise {record.id}, hint {step}: {record.hints[step - 1]}")
 
 
 def _show(verdict: Verdict) -> None:

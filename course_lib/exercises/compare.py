@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 _LARGEST = 10_000_000  # numbers in a result; more is no answer to any exercise
+_ROUNDING = 1e-13  # of numbers about 1: another method may leave it where this one gives exactly 0
 _FEW = 8  # numbers of an array that are shown in full
 
 
@@ -78,7 +79,7 @@ def difference(expected: Any, got: Any, tolerance: float, names: Sequence[str] =
 
 def _close(expected: float, got: float, tolerance: float) -> bool:
     try:
-        return math.isclose(expected, got, rel_tol=tolerance, abs_tol=1e-300)
+        return math.isclose(expected, got, rel_tol=tolerance, abs_tol=_ROUNDING)
     except OverflowError:  # an integer beyond the largest float
         return expected == got
 

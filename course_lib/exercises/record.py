@@ -44,9 +44,16 @@ class Exercise:
     cases: Callable[[np.random.Generator], Sequence[Case]]
     reference: Callable[..., Any]
     mistakes: tuple[Mistake, ...]
+    difficulty: int  # 1: one thought, 2: some thoughts in a row, 3: work with pencil and paper
+    hints: tuple[str, str]  # the second says nearly all
     returns: tuple[str, ...] = ()  # names of the values, where the answer returns several
     points: int = 2
     tolerance: float = 1e-9  # relative
+
+    @property
+    def stars(self) -> str:
+        """The difficulty as it is shown: ★☆☆ to ★★★."""
+        return "★" * self.difficulty + "☆" * (3 - self.difficulty)
 
     @property
     def chapter(self) -> int:

@@ -23,7 +23,7 @@ article{border-left:5px solid #6b7280;padding:.5rem .9rem;margin:.8rem 0;backgro
 .points{float:right;font-variant-numeric:tabular-nums;margin-left:1rem}
 p,ul{margin:.3rem 0}
 ul{padding-left:1.2rem;list-style:none}code{font-size:.92em}
-.hint{font-style:italic}.total{font-size:1.15rem}img{max-width:100%}
+.hint{font-style:italic}ul.hint{list-style:disc}.total{font-size:1.15rem}img{max-width:100%}
 table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #8885}
 td.n,th.n{text-align:right}
@@ -90,13 +90,17 @@ def _exercise(verdict: Verdict) -> str:
     body = "".join(f"<p>{line}</p>" for line in lines)
     if verdict.hint:
         body += f"<p class='hint'>Hint: {_text(verdict.hint)}</p>"
+    record = exercise(verdict.exercise)
+    if verdict.status == "wrong" and not verdict.mistake:
+        steps = "".join(f"<li>{_text(step)}</li>" for step in record.hints)
+        body += f"<ul class='hint'>{steps}</ul>"
     if verdict.status == "wrong" and verdict.properties:
         kept = "".join(f"<li>{'✓' if ok else '✗'} {_text(name)}</li>" for name, ok in verdict.properties)
         body += f"<ul>{kept}</ul>"
     kind = verdict.status.replace(" ", "-")
     return (
         f"<article class='{kind}'><span class='points'>{_number(verdict.points)} of {verdict.out_of}</span>"
-        f"<h3>{html.escape(verdict.exercise)} {_text(exercise(verdict.exercise).title)}: "
+        f"<h3>{html.escape(verdict.exercise)} {_text(record.title)} {record.stars}: "
         f"{_SAID[verdict.status]}</h3>{body}</article>"
     )
 

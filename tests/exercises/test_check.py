@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_lib.exercises import Case, Exercise, Mistake, check, judge
+from course_lib.exercises import Case, Exercise, Mistake, check, hint, judge
 from course_lib.exercises.compare import NotPlain, difference, plain
 
 
@@ -230,6 +230,8 @@ def test_a_verdict_is_shown_once_in_a_notebook():
 
 
 HALF = Exercise(
+    difficulty=1,
+    hints=("Divide.", "By two."),
     id="1.99",
     title="A number",
     text="Half of one.",
@@ -352,3 +354,32 @@ def test_difference(expected, got, sentence):
 def test_plain_refuses_subclasses_by_name():
     with pytest.raises(NotPlain, match="LyingFloat"):
         plain(LyingFloat(1.0))
+
+
+def test_two_hints_wait_folded_for_who_has_not_solved_it(capsys):
+    for answer in (None, lambda *arguments: 1):
+        page = judge("1.3", answer).html()
+        assert page.count("<details") == 2
+        assert "<summary>Hint 2</summary>A weight, a gradient" in page
+        assert 'exercises.hint("1.3")' in str(judge("1.3", answer))
+    assert "details" not in judge("1.3", bytes_of).html()
+    assert "★☆☆, 2 points" in str(judge("1.3", None))
+    hint("1.3")
+    hint("1.3", 2)
+    hint("9.9")
+    first, second, unknown = capsys.readouterr().out.splitlines()
+    assert first.startswith("Exercise 1.3, hint 1: List all")
+    assert second.startswith("Exercise 1.3, hint 2: A weight")
+    assert "an exercise such as" in unknown
+
+
+def test_rounding_of_another_method_is_no_mistake():
+    import math
+
+    def by_logarithms(n, right, k):
+        def log_binomial(a, b):
+            return math.lgamma(a + 1) - math.lgamma(b + 1) - math.lgamma(a - b + 1)
+
+        return 1 - math.exp(log_binomial(n - right, k) - log_binomial(n, k)) if n - right >= k else 1.0
+
+    assert judge("5.7", by_logarithms).status == "correct"

@@ -68,7 +68,11 @@ def test_inputs_are_plain_and_follow_from_the_seed(record):
 
 @pytest.mark.parametrize("record", ALL, ids=lambda record: record.id)
 def test_a_record_is_complete(record):
-    assert len(record.mistakes) >= 4
+    assert len(record.mistakes) >= 5
+    assert record.difficulty in (1, 2, 3)
+    assert len(set(record.hints)) == 2
+    assert all(len(text) <= 200 and text[-1] in ".?" for text in record.hints)
+    assert not set(record.hints) & {mistake.hint for mistake in record.mistakes}
     assert len({mistake.hint for mistake in record.mistakes}) == len(record.mistakes)
     assert record.points > 0
     assert list(inspect.signature(record.reference).parameters)
