@@ -44,6 +44,9 @@ class PagedAdamW(BlockAdamW):
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         super().__init__(params, lr, betas, eps, weight_decay)
 
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError("a PagedAdamW is neither copied nor pickled whole; use state_dict() and a new one")
+
     def outside(self, parameter: Tensor) -> bool:
         return self._file is not None or parameter.is_cuda
 

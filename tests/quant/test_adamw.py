@@ -92,6 +92,67 @@ def test_resuming_goes_on_bit_for_bit(make, dtype, tmp_path):
     assert same(steps(model, gradients, optimizer, 5), expected)
 
 
+def test_it_is_driven_as_torch_s_own(make):
+    """Schedules, groups added later, closures, steps that a hook sees, a step inside no_grad."""
+    model, gradients = problem()
+    optimizer = make([model[0].weight], lr=0.01)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    optimizer.add_param_group({"params": [model[2].weight, model[2].bias], "lr": 0.1, "weight_decay": 0.0})
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+    seen, before = [], gradients()
+    optimizer.register_step_post_hook(lambda *_: seen.append(True))
+    for _ in range(4):
+        with torch.no_grad():
+            assert optimizer.step(torch.enable_grad()(gradients)) > 0
+        schedule.step()
+    assert gradients() < before
+    assert len(seen) == 4
+    assert [group["lr"] for group in optimizer.param_groups] == [0.01 / 16, 0.1 / 16]
+    optimizer.zero_grad()
+    assert model[0].weight.grad is None
+    assert model[0].bias.grad is not None
+
+
+def test_resuming_in_the_middle_of_a_schedule_and_of_qlora(make, tmp_path):
+    """Bit for bit: an adapter on a base in NF4, groups, a schedule, states through a file."""
+    from course_lib.adapters import LoRA, attach
+    from course_lib.quant import quantize_model
+
+    def start():
+        torch.manual_seed(0)
+        model = quantize_model(nn.Sequential(nn.Linear(37, 65), nn.Tanh(), nn.Linear(65, 3)))
+        handle = attach(model, LoRA(3, targets=("0", "2")))
+        first, *others = handle.parameters()
+        optimizer = make([{"params": [first], "weight_decay": 0.3}, {"params": others}], lr=0.01)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 12)
+        return model, handle, optimizer, schedule
+
+    def run(model, handle, optimizer, schedule, numbers):
+        for number in numbers:
+            generator = torch.Generator().manual_seed(number)
+            optimizer.zero_grad()
+            model(torch.randn(9, 37, generator=generator)).square().mean().backward()
+            optimizer.step()
+            schedule.step()
+        return [p.detach().clone() for p in handle.parameters()]
+
+    kept = start()
+    run(*kept, range(5))
+    model, _, optimizer, schedule = kept
+    torch.save([part.state_dict() for part in (model, optimizer, schedule)], tmp_path / "kept.pt")
+    expected = run(*kept, range(5, 12))
+    fresh = start()
+    for part, state in zip((fresh[0], *fresh[2:]), torch.load(tmp_path / "kept.pt"), strict=True):
+        part.load_state_dict(state)
+    assert same(run(*fresh, range(5, 12)), expected)
+
+
+def test_a_paged_optimiser_is_not_copied_whole(tmp_path):
+    optimizer = PagedAdamW([nn.Parameter(torch.zeros(3))], folder=tmp_path)
+    with pytest.raises(TypeError, match="state_dict"):
+        copy.deepcopy(optimizer)
+
+
 def test_paged_and_resident_8_bit_agree(tmp_path):
     one, other = problem(), problem()
     resident = steps(*one, AdamW8bit(one[0].parameters()), 9)
@@ -189,6 +250,7 @@ def test_codes_are_bitsandbytes_s():
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("bits", [8, 32])
 def test_paging_on_a_gpu_gives_the_cpu_s_steps(bits):
     results = []
