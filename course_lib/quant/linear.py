@@ -58,6 +58,16 @@ class NF4Linear(nn.Module):
         """W (d_out, d_in) dequantised, in the original's type."""
         return dequantize(self.quantized)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> NF4Linear:
+        """``.to``, ``.half`` and the like: the weight's own type follows, its scales stay what they are."""
+        before = {name: getattr(self, name) for name in ("scales", "second", "offset")}
+        super()._apply(fn, recurse)
+        for name, kept in before.items():
+            if kept is not None and (moved := getattr(self, name)).dtype != kept.dtype:
+                setattr(self, name, kept.to(moved.device))
+        self.dtype = fn(torch.empty(0, dtype=self.dtype, device=self.packed.device)).dtype
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))

@@ -239,3 +239,24 @@ def test_a_quantised_model_s_state_dict(model, tokens, tmp_path):
     torch.save(model.state_dict(), tmp_path / "m.pt")
     fresh.load_state_dict(torch.load(tmp_path / "m.pt"))
     assert torch.equal(fresh(tokens), model(tokens))
+
+
+@pytest.mark.peer
+def test_qlora_of_a_hugging_face_model(tokens):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=96, vocab_size=37, max_position_embeddings=32,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config)
+    quantize_model(model)
+    assert sum(isinstance(module, NF4Linear) for module in model.modules()) == 14
+    before = model(tokens).logits
+    handle = attach(model, LoRA(4))
+    assert torch.equal(model(tokens).logits, before)
+    model(tokens, labels=tokens).loss.backward()
+    assert all(p.grad is not None for p in handle.parameters())
+    report = merge_quantized(model, requantize=True)
+    assert len(report.error) == 14
+    assert model.generate(tokens, max_new_tokens=3, do_sample=False).shape == (2, 12)

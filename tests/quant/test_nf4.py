@@ -245,6 +245,19 @@ def test_autocast_computes_in_its_type():
     assert x.grad.dtype == torch.float32
 
 
+@pytest.mark.parametrize("double_quant", [False, True])
+def test_another_type_of_model_leaves_the_scales_alone(double_quant):
+    w = drawn((96, 64))
+    layer = NF4Linear(quantize_nf4(w, double_quant=double_quant), torch.ones(96))
+    exact = {name: value.clone() for name, value in layer.named_buffers()}
+    for dtype in (torch.bfloat16, torch.float16, torch.float64, torch.float32):
+        torch.nn.Sequential(layer).to(dtype)
+        assert layer.dense_weight().dtype == layer.bias.dtype == layer(drawn((2, 64), dtype)).dtype == dtype
+        assert all(torch.equal(value, exact[name]) for name, value in layer.named_buffers())
+    assert torch.equal(layer.dense_weight(), dequantize(quantize_nf4(w, double_quant=double_quant)))
+    assert layer.to("meta").dense_weight().is_meta
+
+
 def test_no_rows_and_many_dimensions():
     layer = NF4Linear(quantize_nf4(drawn((33, 64))), torch.ones(33))
     assert layer(torch.empty(0, 64)).shape == (0, 33)
