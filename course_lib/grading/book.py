@@ -128,6 +128,7 @@ class Book:
                 self.gradebook.update_or_create_grade_cell(
                     name, one.name, one.name, max_score=float(record.points), cell_type="code"
                 )
+                self.gradebook.update_or_create_solution_cell(name.replace("check", "ex"), one.name, one.name)
             for name, points in one.prose.items():
                 self.gradebook.update_or_create_grade_cell(
                     name, one.name, one.name, max_score=points, cell_type="markdown"
@@ -180,6 +181,11 @@ class Book:
             found[key] = (float(grade.score or 0.0), bool(grade.needs_manual_grade))
         return found
 
+    def comments(self) -> dict[tuple[str, str], str]:
+        """(student, notebook/grade id) → what a person wrote to an answer."""
+        rows = self.gradebook.db.query(api.Comment).filter(api.Comment.manual_comment.isnot(None))
+        return {(c.student.id, f"{c.notebook.name}/{c.name}"): str(c.manual_comment).strip() for c in rows}
+
     def _last(self, student: str):  # type: ignore[no-untyped-def]
         query = select(_RESULTS).where(_RESULTS.c.student == student).order_by(desc(_RESULTS.c.id)).limit(1)
         return self.gradebook.db.execute(query).first()
@@ -214,7 +220,9 @@ class Book:
         if handed is None:
             handed = api.SubmittedNotebook(notebook=notebook, assignment=submitted)
             database.add(handed)
-            for cell in notebook.solution_cells:
+        commented = {comment.cell for comment in handed.comments}
+        for cell in notebook.solution_cells:
+            if cell not in commented:
                 database.add(api.Comment(cell=cell, notebook=handed))
         grades = {grade.cell.name: grade for grade in handed.grades}
         for cell in notebook.grade_cells:

@@ -26,7 +26,8 @@ ul{padding-left:1.2rem;list-style:none}code{font-size:.92em}
 .hint{font-style:italic}ul.hint{list-style:disc}.total{font-size:1.15rem}img{max-width:100%}
 table{border-collapse:collapse;width:100%}
 td,th{text-align:left;padding:.25rem .5rem;border-bottom:1px solid #8885}
-td.n,th.n{text-align:right}
+td.n,th.n{text-align:right}td.n,th{overflow-wrap:normal;white-space:nowrap}
+.wide{overflow-x:auto}
 """
 _SAID = {"correct": "✓ correct", "wrong": "✗ not yet right", "not attempted": "… not attempted"}
 
@@ -46,16 +47,19 @@ def write_feedback(book: Book, asked: Sequence[Asked], folder: Path | str | None
     """``feedback/STUDENT.html`` for everyone who was graded."""
     folder = Path(folder) if folder else book.folder / "feedback"
     folder.mkdir(parents=True, exist_ok=True)
-    prose, written = book.prose_points(), []
+    prose, comments, written = book.prose_points(), book.comments(), []
     for result in book.results():
         path = folder / f"{result.student}.html"
-        write_text_atomically(path, feedback_page(result, asked, prose))
+        write_text_atomically(path, feedback_page(result, asked, prose, comments))
         written.append(path)
     return written
 
 
 def feedback_page(
-    result: Result, asked: Sequence[Asked], prose: Mapping[tuple[str, str], tuple[float, bool]]
+    result: Result,
+    asked: Sequence[Asked],
+    prose: Mapping[tuple[str, str], tuple[float, bool]],
+    comments: Mapping[tuple[str, str], str] | None = None,
 ) -> str:
     """One student's page."""
     verdicts = {verdict.exercise: verdict for verdict in result.verdicts}
@@ -71,15 +75,23 @@ def feedback_page(
         body.append(f"<h2>What was unusual</h2><ul>{notes}</ul>")
     for one in asked:
         body.append(f"<h2>{html.escape(one.name.replace('_', ' '))}</h2>")
-        body += [_exercise(verdicts[r.id]) for r in one.exercises if r.id in verdicts]
+        for record in one.exercises:
+            if record.id in verdicts:
+                said = (comments or {}).get(
+                    (result.student, f"{one.name}/ex-{record.id.replace('.', '-')}"), ""
+                )
+                body.append(_exercise(verdicts[record.id], said))
         for name, points in one.prose.items():
-            given, waiting = prose.get((result.student, f"{one.name}/{name}"), (0.0, False))
+            key = (result.student, f"{one.name}/{name}")
+            given, waiting = prose.get(key, (0.0, False))
             said = "still to be read" if waiting else f"{_number(given)} of {_number(points)}"
-            body.append(f"<article><span class='points'>{said}</span><h3>Your own words</h3></article>")
+            title = html.escape(f"{name.removeprefix('ex-').replace('-', '.')} In your own words")
+            body.append(f"<article><span class='points'>{said}</span><h3>{title}</h3>"
+                        f"{_paragraphs((comments or {}).get(key, ''))}</article>")  # fmt: skip
     return page(f"Feedback for {result.student}", "".join(body))
 
 
-def _exercise(verdict: Verdict) -> str:
+def _exercise(verdict: Verdict, comment: str) -> str:
     lines = []
     if verdict.property:
         lines.append(f"Your answer should {_text(verdict.property)}.")
@@ -97,12 +109,18 @@ def _exercise(verdict: Verdict) -> str:
     if verdict.status == "wrong" and verdict.properties:
         kept = "".join(f"<li>{'✓' if ok else '✗'} {_text(name)}</li>" for name, ok in verdict.properties)
         body += f"<ul>{kept}</ul>"
+    body += _paragraphs(comment)
     kind = verdict.status.replace(" ", "-")
     return (
         f"<article class='{kind}'><span class='points'>{_number(verdict.points)} of {verdict.out_of}</span>"
         f"<h3>{html.escape(verdict.exercise)} {_text(record.title)} {record.stars}: "
         f"{_SAID[verdict.status]}</h3>{body}</article>"
     )
+
+
+def _paragraphs(text: str) -> str:
+    """What the reader of an answer wrote, as text."""
+    return "".join(f"<p>{html.escape(part)}</p>" for part in text.splitlines() if part.strip())
 
 
 def _text(text: str) -> str:

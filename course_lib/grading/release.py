@@ -12,6 +12,8 @@ from nbconvert.preprocessors import ClearOutputPreprocessor
 from nbformat import NotebookNode
 from nbgrader.preprocessors import ClearSolutions
 
+from course_lib.paths import write_text_atomically
+
 
 def student_version(notebook: NotebookNode) -> NotebookNode:
     """A copy without solutions: regions between BEGIN and END SOLUTION become nbgrader's stub, outputs are
@@ -35,6 +37,6 @@ def release(notebooks: Iterable[Path | str], folder: Path | str) -> list[Path]:
     written = []
     for path in map(Path, notebooks):
         student = student_version(nbformat.read(path, as_version=4))  # type: ignore[no-untyped-call]
-        nbformat.write(student, folder / path.name)  # type: ignore[no-untyped-call]
+        write_text_atomically(folder / path.name, nbformat.writes(student))  # type: ignore[no-untyped-call]
         written.append(folder / path.name)
     return written

@@ -5,6 +5,7 @@ import copy
 import inspect
 import textwrap
 
+import numpy as np
 import pytest
 
 from course_lib.exercises import exercises, judge
@@ -90,6 +91,48 @@ def mutants(record):
         space = dict(vars(inspect.getmodule(record.reference)))
         exec(compile(text, "<mutant>", "exec"), space)
         yield text, space[name]
+
+
+def _mapped(change, value):
+    """``change`` on every number and array of a result."""
+    if isinstance(value, (list, tuple)):
+        return [_mapped(change, part) for part in value]
+    return change(value)
+
+
+CASTS = {
+    "negated": lambda v: -v,
+    "doubled": lambda v: v * 2,
+    "one more": lambda v: v + 1,
+    "cut to whole numbers": lambda v: v.astype(int) if isinstance(v, np.ndarray) else int(v),
+    "half precision": lambda v: np.asarray(v, dtype=np.float16).astype(float),
+    "as text": str,
+    "within a list": lambda v: [v],
+    "transposed": lambda v: v.T if isinstance(v, np.ndarray) else v,
+    "backwards": lambda v: v[::-1] if isinstance(v, np.ndarray) else v,
+}
+
+
+def _same(one, other):
+    """Equal to the last bit, shape and kind of value included: no mutant at all."""
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return np.shape(one) == np.shape(other) and isinstance(other, str) == isinstance(one, str) and (
+        bool(np.all(np.asarray(one) == np.asarray(other)))
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("cast", CASTS)
+@pytest.mark.parametrize("record", ALL, ids=lambda record: record.id)
+def test_a_result_of_the_wrong_kind_is_rejected(record, cast):
+    def answer(*arguments):
+        return _mapped(CASTS[cast], record.reference(*arguments))
+
+    with np.errstate(all="ignore"):
+        pairs = [(record.reference(*c.arguments), answer(*c.arguments))
+                 for c in record.cases(np.random.default_rng(2024))]  # fmt: skip
+    if not all(_same(*pair) for pair in pairs):
+        assert judge(record, answer).status == "wrong"
 
 
 @pytest.fixture(scope="module")

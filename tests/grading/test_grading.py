@@ -19,9 +19,10 @@ from course_lib.cli import main
 from course_lib.exercises import Case as Call
 from course_lib.exercises import Exercise, exercises, judge, judge_outcomes
 from course_lib.exercises.run import call
+from course_lib.grading import grade as grading
 from course_lib.grading.book import Book
 from course_lib.grading.export import safe
-from course_lib.grading.feedback import feedback_page
+from course_lib.grading.feedback import feedback_page, write_feedback
 from course_lib.grading.inside.messages import BadMessage, decode, encode
 from course_lib.grading.inside.program import statements
 from course_lib.grading.integrity import remarks
@@ -204,6 +205,59 @@ def _results(folder):
             return [row[0] for row in database.execute("select student from course_results order by id")]
     except sqlite3.OperationalError:  # not there yet, or locked for a moment
         return []
+
+
+@needs_bubblewrap
+def test_what_a_reader_writes_reaches_the_student(tmp_path):
+    folder = a_class(tmp_path / "class", ada=SOURCE_ANSWER)
+    assert grade(folder, "--book", str(tmp_path / "book")) == 0
+    asked = plan([SOURCE])
+    with Book(tmp_path / "book") as book:
+        find = (SOURCE.stem, SOURCE.stem, "ada")
+        book.gradebook.find_grade("ex-1-8", *find).manual_score = 2.5
+        book.gradebook.find_grade("ex-1-8", *find).needs_manual_grade = False
+        book.gradebook.find_comment("ex-1-8", *find).manual_comment = "Good.\nWhich <b>rank</b>?"
+        book.gradebook.find_comment("ex-1-1", *find).manual_comment = "Short and clear."
+        book.gradebook.db.commit()
+        (page,) = write_feedback(book, asked)
+    text = page.read_text()
+    assert "<b>16.5</b> of 17 points" in text
+    assert "<p>Good.</p><p>Which &lt;b&gt;rank&lt;/b&gt;?</p>" in text
+    assert "<p>Short and clear.</p>" in text
+    assert main(["regrade", str(folder), "--notebook", str(SOURCE), "--book", str(tmp_path / "book")]) == 0
+    with Book(tmp_path / "book") as book:
+        assert book.prose_points()["ada", f"{SOURCE.stem}/ex-1-8"] == (2.5, False)
+
+
+@needs_bubblewrap
+def test_a_fault_of_the_graders_own_is_a_row_and_is_tried_again(tmp_path, monkeypatch, capsys):
+    folder = a_class(tmp_path / "class", ada=SOURCE_ANSWER, bob=SOURCE_ANSWER)
+    judge_submission = grading.judge_submission
+
+    def faulty(submission, *more):
+        if submission.student == "ada":
+            raise ZeroDivisionError
+        return judge_submission(submission, *more)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(grading, "judge_submission", faulty)
+        assert grade(folder, "--book", str(tmp_path / "book")) == 1
+    told = capsys.readouterr().out
+    assert "0.00 of 14  failed" in told
+    assert "14.00 of 14  graded" in told
+    assert grade(folder, "--book", str(tmp_path / "book")) == 0
+    assert "1 new results" in capsys.readouterr().out
+
+
+def test_a_person_who_stops_a_command_is_told_that_nothing_is_lost(monkeypatch, capsys):
+    from course_lib.grading import commands
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "feedback", stopped)
+    assert main(["feedback"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
 
 
 def test_a_page_shows_markup_as_text():
