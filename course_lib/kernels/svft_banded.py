@@ -1,8 +1,8 @@
 """SVFT's product with a banded M: y (tokens, n) → y Mᵀ, from the band's k numbers, without a dense M or W'.
 
 Cell (i, j) of the band, |i − j| ≤ d, stands at a place that arithmetic gives, so no index is read. Traffic:
-y once and the result once (2 · tokens · n numbers); the band and the shifted reads come from cache. A dense M
-would take n² numbers of memory and 2 · tokens · n² operations in place of 2 · tokens · n (2d + 1).
+y once and the result once (2 · tokens · n numbers); the band and the shifted reads come from cache. A dense
+M would take n² numbers of memory and 2 · tokens · n² operations in place of 2 · tokens · n (2d + 1).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def banded_kernel(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,
     TRANSPOSED: tl.constexpr,  # y M instead of y Mᵀ
 ):
+    """A tile of the product, one diagonal of the band after the other."""
     t = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     i = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     row = t.to(tl.int64)[:, None] * n
@@ -65,6 +66,7 @@ def slope_kernel(  # type: ignore[no-untyped-def]
     TOKENS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
+    """Gradients of COLUMNS cells of one diagonal, summed over all tokens."""
     i = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     j = i + tl.program_id(1) - d
     inside = (i < n) & (j >= 0) & (j < n)
@@ -145,16 +147,12 @@ def _gradients(
         return d_y, reference_slope(g, y, d).to(values.dtype)
     made = torch.zeros(len(values), dtype=torch.float32, device=y.device)
     if y.numel():
-        slope_kernel[(cdiv(n, COLUMNS), 2 * d + 1)](
-            g, y, made, tokens, n, d, TOKENS=TOKENS, COLUMNS=COLUMNS
-        )
+        slope_kernel[(cdiv(n, COLUMNS), 2 * d + 1)](g, y, made, tokens, n, d, TOKENS=TOKENS, COLUMNS=COLUMNS)
     return d_y, made.to(values.dtype)
 
 
 @_gradients.register_fake
-def _(
-    g: Tensor, y: Tensor, values: Tensor, d: int, for_y: bool, for_values: bool
-) -> tuple[Tensor, Tensor]:
+def _(g: Tensor, y: Tensor, values: Tensor, d: int, for_y: bool, for_values: bool) -> tuple[Tensor, Tensor]:
     return (
         torch.empty_like(y) if for_y else y.new_empty(0),
         torch.empty_like(values) if for_values else values.new_empty(0),

@@ -1,8 +1,8 @@
 """SVFT's product with any k cells of M: y (tokens, n) → y Mᵀ, row by row of M, without a dense M or W'.
 
-A program makes some tokens of some columns of the result; their rows of y, read cell by cell in M's order, stay
-in the nearest cache (8 KB for 4096 numbers of 16 bits). Traffic: y and the result once, and 8 bytes a cell for
-every group of tokens.
+A program makes some tokens of some columns of the result; their rows of y, read cell by cell in M's order,
+stay in the nearest cache (8 KB for 4096 numbers of 16 bits). Traffic: y and the result once, and 8 bytes a
+cell for every group of tokens.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def sparse_kernel(  # type: ignore[no-untyped-def]
     COLUMNS: tl.constexpr,
     ORDERED: tl.constexpr,
 ):
+    """A tile of the product: the first cell of each of its columns, then the second, and so on."""
     t = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     i = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     begin = tl.load(starts + i, mask=i < n, other=0)
@@ -88,6 +89,7 @@ def slope_kernel(  # type: ignore[no-untyped-def]
     TOKENS: tl.constexpr,
     CELLS: tl.constexpr,
 ):
+    """Gradients of CELLS cells, summed over all tokens."""
     cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
     inside = cell < cells
     i = tl.load(rows + cell, mask=inside, other=0)[None, :]

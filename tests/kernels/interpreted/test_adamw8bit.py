@@ -16,9 +16,14 @@ def start(n, dtype, guard=0):
     """Weights, and averages at zero, each in the midst of ``guard`` numbers that must not change."""
     generator = torch.Generator().manual_seed(n)
     blocks = -(-n // BLOCK)
-    whole = [torch.nn.functional.pad(torch.randn(n, generator=generator).to(dtype), (guard, guard), value=7.0)]
+    whole = [
+        torch.nn.functional.pad(torch.randn(n, generator=generator).to(dtype), (guard, guard), value=7.0)
+    ]
     for _ in range(2):
-        whole += [torch.full((n + 2 * guard,), 165, dtype=torch.uint8), torch.full((blocks + 2 * guard,), 7.0)]
+        whole += [
+            torch.full((n + 2 * guard,), 165, dtype=torch.uint8),
+            torch.full((blocks + 2 * guard,), 7.0),
+        ]
     inner = [part[guard : len(part) - guard] for part in whole]
     for part in inner[1:]:
         part.zero_()

@@ -45,9 +45,7 @@ def product(y, values, cells):
 def test_banded(tokens, n, d, dtype, guarded):
     cells = band(n, d)
     y, values = drawn(tokens, n, cells.shape[1])
-    compared(
-        dtype, guarded, y, values, lambda a, b: svft_banded(a, b, d), lambda a, b: product(a, b, cells)
-    )
+    compared(dtype, guarded, y, values, lambda a, b: svft_banded(a, b, d), lambda a, b: product(a, b, cells))
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 0), (2, 1), (5, 2), (9, 8), (12, 7)])
