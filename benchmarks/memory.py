@@ -140,7 +140,12 @@ def quantised(name: str, model: Llama, sizes: list[tuple[int, int]], full: bool)
     arch, spec = model.architecture, LoRA(8)
     rows: list[Row] = []
     for batch, length in sizes:
-        setting: dict[str, Any] = {"batch_size": batch, "seq_len": length, "quantization": "nf4-dq"}
+        setting: dict[str, Any] = {
+            "batch_size": batch,
+            "seq_len": length,
+            "quantization": "nf4-dq",
+            "device": "cpu",
+        }
         for optimizer in OPTIMIZERS:
             for checkpointing in (False, True) if full or optimizer == "adamw" else (False,):
                 found = training(model, spec, batch, length, checkpointing, optimizer)
@@ -191,7 +196,8 @@ if __name__ == "__main__":
                 if (batch, length) != sizes[0] and not options.full:
                     continue
                 found = training(model, None, batch, length, False, optimizer)
-                expected = predict(model.architecture, optimizer=optimizer, batch_size=batch, seq_len=length)
+                expected = predict(model.architecture, optimizer=optimizer, batch_size=batch, seq_len=length,
+                                   device="cpu")  # fmt: skip
                 rows += compare(f"{name}, full, {optimizer}, {batch}×{length}", expected, found)
         rows += quantised(name, model, sizes, options.full)
     finish(rows + published(), options, "predicted", "measured")

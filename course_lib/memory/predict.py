@@ -37,6 +37,7 @@ def predict(
     optimizer: str = "adamw",
     quantization: str = "none",
     checkpointing: bool = False,
+    device: Literal["cuda", "cpu"] = "cuda",
 ) -> MemoryReport:
     """Bytes by category, and the peak, of one training step or of generating after a prompt of ``seq_len``
     tokens.
@@ -47,14 +48,15 @@ def predict(
     "nf4-dq" with double quantisation. ``optimizer``: "adamw" is PyTorch's, "adamw-8bit" keeps 8-bit states,
     "adamw-paged" and "adamw-8bit-paged" keep them outside the device, which ``paged`` of the report counts.
     The step is the course's own: next-token loss on fp32 logits, single-tensor AdamW whose states exist
-    already, quantised weights unpacked a chunk at a time. The peak is within 2 % of a real step's; only DoRA
-    with dropout under checkpointing has its peak in the forward pass that is made again, up to 5 % above.
+    already. ``device`` matters for quantised weights, unpacked whole for a GPU's GEMM and in chunks on a CPU,
+    and for pages of states. On a CPU the peak is within 2 % of a real step's; only DoRA with dropout under
+    checkpointing has its peak in the forward pass that is made again, up to 5 % above.
     Raises ValueError for what cannot be, naming the argument; KeyError for an unknown architecture.
     """
     arch = architecture(model) if isinstance(model, str) else model
-    _check(arch, method, phase, batch_size, seq_len, dtype, optimizer, quantization)
+    _check(arch, method, phase, batch_size, seq_len, dtype, optimizer, quantization, device)
     setting = Setting(arch, None if method == "full" else method, DTYPES[dtype], optimizer, quantization,
-                       batch_size, seq_len, checkpointing)  # type: ignore[arg-type]  # fmt: skip
+                       batch_size, seq_len, checkpointing, device)  # type: ignore[arg-type]  # fmt: skip
     static, paged = static_parts(setting, phase)
     moments = _inference(setting) if phase == "inference" else _training(setting, static)
     fixed = {name: size for name, size in static.items() if name != "gradients"}
@@ -189,12 +191,14 @@ def _check(
     dtype: str,
     optimizer: str,
     quant: str,
+    device: str,
 ) -> None:
     if method != "full" and not isinstance(method, Spec):
         raise ValueError(f"method must be 'full' or an adapter spec such as LoRA(8), got {method!r}")
     for name, value, known in (
         ("phase", phase, ("train", "inference")), ("dtype", dtype, tuple(DTYPES)),
         ("optimizer", optimizer, OPTIMIZERS), ("quantization", quant, QUANTIZATIONS),
+        ("device", device, ("cuda", "cpu")),
     ):  # fmt: skip
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -34,7 +34,7 @@ def qlora_account(
     In this order: Adam on all 16-bit weights; only an adapter is trained (``spec``, by default the LoRA of
     rank 64 that the paper's section 5 uses); the base in NF4; its scales in 8 bits; activations made again
     instead of kept; Adam's averages paged out. The paper's own figures for LLaMA-65B are "more than 780 GB"
-    and "less than 48 GB", without paging. Every report is that of ``predict`` with bf16, at the peak.
+    and "less than 48 GB". Every report is that of ``predict`` with bf16 on a GPU, at the peak.
     """
     spec = LoRA(64) if spec is None else spec
     name = f"only an adapter is trained: {type(spec).__name__}"

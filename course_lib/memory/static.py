@@ -8,7 +8,7 @@ from typing import NamedTuple
 from course_lib.adapters import Spec
 from course_lib.adapters.base import Footprint
 from course_lib.catalog import Architecture
-from course_lib.quant.adamw import PAGE, STATE_BLOCK
+from course_lib.quant.adamw import CUDA_PAGE, PAGE, STATE_BLOCK
 from course_lib.quant.blockwise import CHUNK
 from course_lib.quant.nf4 import SECOND_BLOCK
 
@@ -51,6 +51,7 @@ class Setting:
     batch: int
     length: int
     checkpointing: bool
+    device: str
 
     @property
     def trained(self) -> Policy:
@@ -165,8 +166,9 @@ def optimizer_workspace(setting: Setting) -> int:
     sizes = sorted(tensor_sizes(setting))
     if setting.optimizer == "adamw":
         return 2 * setting.trained.state * sizes[-1]
-    n = min(PAGE, sizes[-1])
-    following = n if sizes[-1] >= 2 * PAGE else min(PAGE, sizes[-2] if len(sizes) > 1 else 0)
+    page = CUDA_PAGE if setting.device == "cuda" else PAGE
+    n = min(page, sizes[-1])
+    following = n if sizes[-1] >= 2 * page else min(page, sizes[-2] if len(sizes) > 1 else 0)
     state = 2 + 2 * 4 / STATE_BLOCK if setting.states_in_8_bits else 8
     copies = 8 * n if setting.trained.weight < 4 else 0
     work = (8 + 14 + 4 / STATE_BLOCK) * n if setting.states_in_8_bits else 4 * n
@@ -174,13 +176,16 @@ def optimizer_workspace(setting: Setting) -> int:
 
 
 def unpacked(setting: Setting) -> int:
-    """A quantised map is unpacked for its product, a chunk at a time: numbers, indices, rounded numbers.
+    """Bytes of a quantised map that is unpacked for its product: whole on a GPU, for the vendor's GEMM.
 
-    A chunk is no less than a row and, for 16-bit gradients, than a block's width of all rows.
+    On a CPU a chunk at a time: numbers, indices, rounded numbers. A chunk is no less than a row and, for
+    16-bit gradients, than a block's width of all rows.
     """
     if setting.quantization == "none":
         return 0
     shapes, width = setting.arch.linear_shapes(), setting.policy.activation
+    largest = max(shape.d_out * shape.d_in for shape in shapes)
+    if setting.device == "cuda":
+        return largest * width
     least = max(max(shape.d_in, _BLOCK * shape.d_out if width < 4 else 0) for shape in shapes)
-    chunk = max(least, min(CHUNK, max(shape.d_out * shape.d_in for shape in shapes)))
-    return chunk * (4 + 2 + (width if width < 4 else 0))
+    return max(least, min(CHUNK, largest)) * (4 + 2 + (width if width < 4 else 0))

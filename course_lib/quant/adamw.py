@@ -21,7 +21,7 @@ from course_lib.quant.codes import dynamic_code, unsigned_dynamic_code
 
 STATE_BLOCK = 256  # numbers of an average that share a scale
 PAGE = 1 << 18  # numbers of a parameter that are updated at a time: 1 MB of fp32, as a core's cache has it
-_CUDA_PAGE = 1 << 22  # a GPU needs more at once to be busy
+CUDA_PAGE = 1 << 22  # a GPU needs more at once to be busy
 
 
 class Page(NamedTuple):
@@ -78,7 +78,7 @@ class BlockAdamW(torch.optim.Optimizer):
                     state.update(self._start(parameter))
                 state["step"] += 1
                 values = parameter.data.contiguous().view(-1)
-                size = _CUDA_PAGE if parameter.is_cuda else PAGE
+                size = CUDA_PAGE if parameter.is_cuda else PAGE
                 for begin in range(0, len(values), size):
                     yield Page(group, parameter, values, begin, min(begin + size, len(values)))
 
