@@ -35,8 +35,13 @@ QUANTIZATIONS = ("none", "nf4", "nf4-dq")
 _BLOCK = 64  # numbers that share a scale (Dettmers et al. 2023)
 _INDEX = 8  # bytes of an int64
 _COUNTER = 4  # bytes of PyTorch's step counter, one a tensor
-_TABLES = {"nf4": 8 * 256, "nf4-dq": 8 * 256 + 4 * 256}  # a pair of numbers a byte; the 8-bit map of scales
-_STATE_TABLES = 2 * (4 * 256 + 5 * 65536)  # of two 8-bit maps: the values, and how to round to them
+# of NF4: 16 values and the map of scales for a kernel; 256 pairs of values, and the map if used, on a CPU
+_TABLES = {
+    "cuda": {"nf4": 4 * (16 + 256), "nf4-dq": 4 * (16 + 256)},
+    "cpu": {"nf4": 8 * 256, "nf4-dq": 8 * 256 + 4 * 256},
+}
+# of two 8-bit maps: the values; and their boundaries for a kernel, a table to round by on a CPU
+_STATE_TABLES = {"cuda": 2 * 4 * (256 + 255), "cpu": 2 * (4 * 256 + 5 * 65536)}
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,7 @@ def _weights(setting: Setting) -> tuple[int, int]:
         constants = sum(count + 4 * -(-count // SECOND_BLOCK) + 4 for count in scales)
     packed = layers * sum(-(-size // 2) for size in maps)
     others = (total - layers * sum(maps)) * setting.policy.weight
-    return packed + others, layers * constants + _TABLES[setting.quantization]
+    return packed + others, layers * constants + _TABLES[setting.device][setting.quantization]
 
 
 def _states(setting: Setting) -> tuple[dict[str, int], int]:
@@ -128,7 +133,7 @@ def _states(setting: Setting) -> tuple[dict[str, int], int]:
         return {"optimizer_other": trainable * width if setting.optimizer == "sgd-momentum" else 0}, 0
     other, scales = _COUNTER * len(sizes), 0
     if setting.states_in_8_bits:
-        width, other = 1, other + _STATE_TABLES
+        width, other = 1, other + _STATE_TABLES[setting.device]
         scales = sum(2 * 4 * -(-size // STATE_BLOCK) for size in sizes)
     if setting.paged:
         width = 1 if setting.states_in_8_bits else 4
@@ -170,8 +175,12 @@ def optimizer_workspace(setting: Setting) -> int:
     n = min(page, sizes[-1])
     following = n if sizes[-1] >= 2 * page else min(page, sizes[-2] if len(sizes) > 1 else 0)
     state = 2 + 2 * 4 / STATE_BLOCK if setting.states_in_8_bits else 8
-    copies = 8 * n if setting.trained.weight < 4 else 0
-    work = (8 + 14 + 4 / STATE_BLOCK) * n if setting.states_in_8_bits else 4 * n
+    if setting.states_in_8_bits:
+        # a kernel does it all in registers
+        work = 0 if setting.device == "cuda" else (8 + 14 + 4 / STATE_BLOCK) * n
+    else:
+        work = 4 * n
+    copies = 8 * n if setting.trained.weight < 4 and work else 0
     return int(copies + work + setting.paged * state * (n + following))
 
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from course_lib.quant import gpu
 from course_lib.quant.blockwise import dequantize_blockwise, quantize_blockwise, tables
 from course_lib.quant.codes import dynamic_code, unsigned_dynamic_code
 
@@ -103,18 +104,26 @@ class BlockAdamW(torch.optim.Optimizer):
                 for name, value in kept}  # fmt: skip
 
     def _update(self, page: Page, states: dict[str, Tensor]) -> None:
-        """The step of ``torch.optim.AdamW``, operation by operation, on one page."""
+        """The step of ``torch.optim.AdamW``, operation by operation or in one kernel, on one page."""
         assert page.parameter.grad is not None
-        gradient = page.parameter.grad.reshape(-1)[page.begin : page.end].float()
+        gradient = page.parameter.grad.reshape(-1)[page.begin : page.end]
+        stretch, step = page.values[page.begin : page.end], int(self.state[page.parameter]["step"])
+        if self.bits == 8 and gpu.has_kernels(stretch):
+            gpu.adamw_step(stretch, gradient, states, step, page.group)
+        else:
+            self._update_by_torch(page, stretch, gradient.float(), states)
+        if not page.parameter.is_contiguous() and page.end == len(page.values):
+            page.parameter.copy_(page.values.view_as(page.parameter))
+
+    def _update_by_torch(
+        self, page: Page, stretch: Tensor, gradient: Tensor, states: dict[str, Tensor]
+    ) -> None:
         mean, variance = self._unpacked(states)
         mean, variance = adam_averages(mean, variance, gradient, page.group["betas"])
-        stretch = page.values[page.begin : page.end]
         weights = stretch.float()
         adamw_step(weights, mean, variance, int(self.state[page.parameter]["step"]), page.group)
         if weights.data_ptr() != stretch.data_ptr():
             stretch.copy_(weights)
-        if not page.parameter.is_contiguous() and page.end == len(page.values):
-            page.parameter.copy_(page.values.view_as(page.parameter))
         if self.bits == 8:
             _pack(states, mean, variance)
 
@@ -136,6 +145,8 @@ class BlockAdamW(torch.optim.Optimizer):
         """What 8-bit states need beside themselves, once a device: the two maps and how to round to them."""
         if self.bits == 32:
             return ()
+        if gpu.has_kernels(torch.empty(0, device=device)):
+            return gpu.optimizer_tables(device)
         return *tables(dynamic_code(), device), *tables(unsigned_dynamic_code(), device)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

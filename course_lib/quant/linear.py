@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_lib.quant import gpu
 from course_lib.quant.blockwise import CHUNK
 from course_lib.quant.nf4 import NF4Tensor, Unpacker, dequantize, quantize_nf4
 
@@ -19,7 +20,7 @@ class NF4Linear(nn.Module):
     """y = W x + b with W (d_out, d_in) in NF4; W is frozen, x may be fp32, bf16 or fp16.
 
     Forward and backward unpack some rows of W at a time and save nothing but x's shape: dX = g W needs W
-    alone.
+    alone. On a CUDA device with Triton they run as kernels do (``course_lib.kernels.nf4_linear``).
     """
 
     packed: Tensor
@@ -71,7 +72,11 @@ class NF4Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_autocast_enabled(x.device.type):
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        y: Tensor = _Product.apply(x, self.quantized)  # type: ignore[no-untyped-call]
+        y: Tensor
+        if gpu.has_kernels(x):
+            y = gpu.product(x, self.quantized)
+        else:
+            y = _Product.apply(x, self.quantized)  # type: ignore[no-untyped-call]
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def extra_repr(self) -> str:

@@ -13,6 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from course_lib.quant import gpu
 from course_lib.quant.blockwise import CHUNK, quantize_blockwise, quantize_scales
 from course_lib.quant.codes import dynamic_code, nf4_code, placed
 from course_lib.quant.pages import new_tensor
@@ -62,9 +63,8 @@ def quantize_nf4(w: Tensor, block_size: int = 64, double_quant: bool = True) -> 
     to 4096; TypeError for another type than fp32, bf16, fp16 (or fp64, which is rounded to fp32 first).
     """
     check_weights(w, block_size)
-    indices, scales = quantize_blockwise(w.detach().contiguous().view(-1), nf4_code(), block_size)
+    packed, scales = _in_four_bits(w.detach().contiguous().view(-1), block_size)
     check_finite(w, scales)
-    packed = _packed(indices)
     second = offset = None
     if double_quant and len(scales):
         offset = scales.mean()
@@ -72,11 +72,22 @@ def quantize_nf4(w: Tensor, block_size: int = 64, double_quant: bool = True) -> 
     return NF4Tensor(packed, scales, second, offset, w.shape, w.dtype, block_size)
 
 
+def _in_four_bits(values: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    """Bytes, and fp32 scales."""
+    if len(values) and gpu.has_kernels(values):
+        return gpu.quantize(values, block_size)
+    indices, scales = quantize_blockwise(values, nf4_code(), block_size)
+    return _packed(indices), scales
+
+
 def dequantize(q: NF4Tensor, dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
     """The numbers again, in ``dtype`` (None: the original's): code times scale in fp32, rounded once.
 
     ``out``: a contiguous tensor of the right shape to write to, which is faster than new memory.
     """
+    if q.shape.numel() and gpu.has_kernels(q.packed):
+        numbers = gpu.dequantize(q, dtype or (q.dtype if out is None else out.dtype))
+        return numbers if out is None else out.copy_(numbers)
     if out is None:
         out = new_tensor(q.shape, dtype or q.dtype, q.packed.device)
     elif out.shape != q.shape or not out.is_contiguous() or dtype not in (None, out.dtype):
@@ -150,6 +161,8 @@ class Unpacker:
 def unpacking_tables(q: NF4Tensor) -> tuple[Tensor, ...]:
     """What is kept on a device, once for all, to unpack any NF4 tensor: 2 KB, and 1 KB for its scales."""
     device = q.packed.device
+    if gpu.has_kernels(q.packed):
+        return gpu.unpacking_tables(device)
     return _pair_table(device), *([] if q.second is None else [placed(dynamic_code(), device)])
 
 

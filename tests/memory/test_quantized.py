@@ -172,6 +172,6 @@ def test_a_gpu_unpacks_a_map_whole_and_a_cpu_a_chunk():
     setting = {"dtype": "bf16", "quantization": "nf4-dq", "checkpointing": True}
     gpu, cpu = (predict("llama-1-65b", LoRA(64), device=device, **setting) for device in ("cuda", "cpu"))
     assert gpu["workspace"] - cpu["workspace"] == 2 * 8192 * 22016 - 8 * 64 * 22016
-    assert gpu.static == cpu.static
+    assert cpu.static - gpu.static == 3072 - 1088  # tables
     with pytest.raises(ValueError, match="device must be one of cuda, cpu"):
         predict("llama-1-65b", device="tpu")
