@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from course_lib.adapters.base import ALL_LINEAR, Adapter, Footprint, Spec, wide
 from course_lib.adapters.linear import dense_weight
 from course_lib.adapters.spectrum import Spectrum, all_triplets
 from course_lib.catalog import LinearShape
+
+if TYPE_CHECKING:
+    from course_lib.kernels.svft_sparse import Layout
 
 PATTERNS = ("plain", "banded", "random", "top_k")
 
@@ -119,7 +122,8 @@ class SVFTAdapter(Adapter):
         for name, value in (("U", U.to(dtype)), ("V", V.to(dtype)), ("cells", cells.to(U.device))):
             self.register_buffer(name, value, persistent=False)
         n = U.shape[1]
-        self.diagonal = not cells.is_meta and cells.shape[1] == n and torch.equal(cells[0], cells[1])
+        self.band = band_of(cells, n)
+        self.layout: Layout | None = None  # of other cells, for a GPU; made when first needed
         self.m = nn.Parameter(torch.zeros(cells.shape[1], dtype=dtype, device=U.device))
         self.g = nn.Parameter(torch.zeros(1, dtype=dtype, device=U.device)) if gated else None
 
@@ -140,11 +144,24 @@ class SVFTAdapter(Adapter):
 
     def forward(self, x: Tensor, base: Tensor) -> Tensor:
         y = x.to(self.V.dtype) @ self.V  # (…, n)
-        if self.diagonal:
+        if self.band == 0:
             y = y * self.values()
+        elif y.is_cuda:
+            y = self._by_kernels(y.flatten(0, -2).contiguous(), self.values().to(y.dtype)).view_as(y)
         else:
             y = _Cells.apply(y, self.values().to(y.dtype), self.cells)  # type: ignore[no-untyped-call]
         return (base + y @ self.U.T).to(base.dtype)
+
+    def _by_kernels(self, y: Tensor, values: Tensor) -> Tensor:
+        """y Mᵀ without M; y (tokens, n)."""
+        from course_lib.kernels import svft_banded, svft_sparse
+        from course_lib.kernels.svft_sparse import layout
+
+        if self.band is not None:
+            return svft_banded(y, values, self.band)  # type: ignore[no-any-return]
+        if self.layout is None or self.layout.rows.device != y.device:
+            self.layout = layout(self.cells, y.shape[1])
+        return svft_sparse(y, values, *self.layout)  # type: ignore[no-any-return]
 
     def mixed(self, adapters: Sequence[Adapter], weights: Sequence[float]) -> Adapter | None:
         """U (Σ wᵢ Mᵢ) Vᵀ; adapters with other cells share the subspace too, and M then holds the union."""
@@ -159,6 +176,14 @@ class SVFTAdapter(Adapter):
         total = torch.zeros(len(union), dtype=parts[0].dtype, device=union.device)
         result.m.data.copy_(total.index_add_(0, place, torch.cat(parts)))
         return result
+
+
+def band_of(cells: Tensor, n: int) -> int | None:
+    """How far a band reaches on each side of the diagonal, where ``cells`` (2, k), all different, are one."""
+    if cells.is_meta or not cells.numel():
+        return None
+    reach = int((cells[0] - cells[1]).abs().max())
+    return reach if cells.shape[1] == cell_count(n, reach) else None
 
 
 def _dense(cells: Tensor, values: Tensor, n: int) -> Tensor:
