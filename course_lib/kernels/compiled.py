@@ -34,6 +34,7 @@ class Case:
     stages: int = 3
     wgmma: bool = False  # it must use the matrix units of sm_90
     fusion: bool = True  # multiply and add may be rounded once
+    multiples: tuple[str, ...] = ()  # integers that are multiples of 16, which Triton looks at in a launch
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def compile_case(case: Case, target: int) -> Compiled:
 
     names = list(case.signature)
     aligned = {
-        (i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if case.signature[name][0] == "*"
+        (i,): [["tt.divisibility", 16]]
+        for i, name in enumerate(names)
+        if case.signature[name][0] == "*" or name in case.multiples
     }
     constants = {(names.index(name),): value for name, value in case.constants.items()}
     source = ASTSource(case.kernel, case.signature, constants, aligned)

@@ -94,6 +94,10 @@ def _loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, chunk: int, for_hidden: bool, for_weight: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Mean loss () fp32 and its gradients in ``hidden`` and ``weight`` (empty where not wanted)."""
+    if not targets.is_cuda and targets.numel():
+        given = targets[targets != IGNORED]
+        if given.numel() and (int(given.min()) < 0 or int(given.max()) >= len(weight)):
+            raise ValueError(f"targets must lie in 0 … {len(weight) - 1}, or be {IGNORED} to be left out")
     tokens = len(hidden)
     count = (targets != IGNORED).sum().clamp(min=1)
     total = hidden.new_zeros((), dtype=torch.float64 if hidden.dtype == torch.float64 else torch.float32)
@@ -161,10 +165,6 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, chunk:
             f"hidden (…, d), weight (vocabulary, d) and targets (…) must fit, got {tuple(hidden.shape)}, "
             f"{tuple(weight.shape)} and {tuple(targets.shape)}"
         )
-    if not wanted.is_cuda and wanted.numel():
-        given = wanted[wanted != IGNORED]
-        if given.numel() and (int(given.min()) < 0 or int(given.max()) >= len(weight)):
-            raise ValueError(f"targets must lie in 0 … {len(weight) - 1}, or be {IGNORED} to be left out")
     if chunk is None:
         chunk = max(16, power_of_two(cdiv(len(rows) * rows.shape[1], max(1, len(weight)))))
     grad = torch.is_grad_enabled()

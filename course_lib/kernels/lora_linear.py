@@ -17,7 +17,7 @@ from course_lib.kernels.compiled import Case
 from course_lib.kernels.language import cdiv, dot_type, jit, power_of_two, tl, use_triton
 
 FUSED_RANK = 64  # above, the tile of x B no longer fits beside the others
-TILES = {torch.bfloat16: (128, 128, 64), torch.float16: (128, 128, 64), torch.float32: (64, 64, 32)}
+TILES = {torch.bfloat16: (128, 128, 32), torch.float16: (128, 128, 32), torch.float32: (64, 64, 32)}
 
 
 @jit
@@ -87,16 +87,16 @@ def product(
     out = torch.empty(rows, width, dtype=x.dtype, device=x.device)
     product_kernel[(cdiv(rows, m), cdiv(width, n))](
         x, w, down, up, out, rows, width, columns, r, *w.stride(), scale, M=m, N=n, K=k,
-        RANK=max(16, power_of_two(r)), DOT=dot_type(x.dtype), num_warps=8, num_stages=3,
+        RANK=max(16, power_of_two(r)), DOT=dot_type(x.dtype), num_warps=8, num_stages=4,
     )  # fmt: skip
     return out
 
 
 @torch.library.custom_op("course::lora_linear", mutates_args=())
 def lora_linear(x: Tensor, W: Tensor, A: Tensor, B: Tensor, scale: float = 1.0) -> Tensor:
-    """x Wᵀ + scale · (x B) Aᵀ (rows, d_out); x (rows, d_in), W (d_out, d_in) frozen, A (d_out, r), B (d_in, r).
+    """x Wᵀ + scale · (x B) Aᵀ (rows, d_out); x (rows, d_in), W (d_out, d_in), A (d_out, r), B (d_in, r).
 
-    All of one type and contiguous; W may be a transposed view. Gradients go to x, A and B.
+    All of one type and contiguous; W may be a transposed view. Gradients go to x, A and B: W is frozen.
     """
     return product(x, W, B, A, scale)
 
@@ -143,7 +143,9 @@ def cases() -> list[Case]:
                     signature | {unit: "constexpr"},
                     constants | {unit: 1},
                     warps=8,
+                    stages=4,
                     wgmma=dtype != torch.float32,
+                    multiples=("width", "columns", "r", "w_row" if way == "forward" else "w_column"),
                 )
             )
     return made

@@ -192,5 +192,15 @@ def cases() -> list[Case]:
             }  # fmt: skip
             title = f"nf4_linear {name}, {rows} rows"
             units = dtype != torch.float32
-            made.append(Case(title, linear_kernel, signature, constants, wgmma=units, fusion=False))
+            made.append(
+                Case(
+                    title,
+                    linear_kernel,
+                    signature,
+                    constants,
+                    wgmma=units,
+                    fusion=False,
+                    multiples=("d_out", "d_in", "r"),
+                )
+            )
     return made
