@@ -94,12 +94,12 @@ def error_maps(weight: np.ndarray, errors: Mapping[str, np.ndarray], title: str 
     """
     weight = np.asarray(weight)
     found = {name: np.asarray(error) for name, error in errors.items()}
-    reach = np.quantile(np.abs(np.stack(list(found.values()))), 0.999)
+    reach = np.quantile(np.abs(np.stack(list(found.values()))), 0.98)  # so that the many small ones are seen
     with course_style():
         import matplotlib.pyplot as plt
 
         figure, row = plt.subplots(1, 1 + len(found), figsize=(8.6, 8.6 / (1 + len(found)) + 0.9))
-        limits = {"the weight": np.quantile(np.abs(weight), 0.999)} | dict.fromkeys(found, reach)
+        limits = {"the weight": np.quantile(np.abs(weight), 0.98)} | dict.fromkeys(found, reach)
         for axes, (name, picture) in zip(row, ({"the weight": weight} | found).items(), strict=True):
             limit = limits[name]
             shown = axes.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
@@ -131,6 +131,21 @@ def against_bits(
         axes.legend(fontsize=9)
         if small:
             note(axes, small)
+        plt.close(figure)
+    return figure
+
+
+def loss_curves(curves: Mapping[str, Sequence[float]], ylabel: str, title: str = "") -> Figure:
+    """One run a line: the loss after each step."""
+    with course_style():
+        import matplotlib.pyplot as plt
+
+        figure, axes = plt.subplots(figsize=(8.6, 3.0))
+        for (name, losses), (colour, line), mark in zip(curves.items(), _LINES, _MARKS, strict=False):
+            steps = range(1, len(losses) + 1)
+            axes.plot(steps, losses, mark, linestyle=line, color=colour, markersize=3.5, label=name)
+        axes.set(xlabel="step", ylabel=ylabel, title=title, ylim=(0, None))
+        axes.legend(fontsize=9)
         plt.close(figure)
     return figure
 

@@ -14,6 +14,7 @@ from course_lib.figures import (
     error_maps,
     error_profile,
     explore_format,
+    loss_curves,
     number_lines,
     quant_explorer,
     roofline,
@@ -71,6 +72,11 @@ def test_against_bits_draws_every_point():
     (axes,) = against_bits({"NF4": points}, "error", small="print").axes
     assert [tuple(pair) for pair in zip(*axes.lines[0].get_data(), strict=True)] == [p[:2] for p in points]
     assert {"64", "128", "print"} <= {text.get_text() for text in axes.texts}
+
+
+def test_loss_curves_count_steps_from_one():
+    (axes,) = loss_curves({"a": [3.0, 2.0], "b": [4.0]}, "nats").axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 3], [2, 2]], [[1, 4]]]
 
 
 def test_work_stands_under_the_roof():
