@@ -114,7 +114,8 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, W, A, B = ctx.saved_tensors
     g = g.contiguous()
-    dx = product(g, W.T, A, B, ctx.scale) if ctx.needs_input_grad[0] else None
+    # the operation and not its kernel, so that torch.compile can trace it on a device
+    dx = lora_linear(g, W.T, B, A, ctx.scale) if ctx.needs_input_grad[0] else None
     dA = (g.T @ (x @ B)).mul_(ctx.scale) if ctx.needs_input_grad[2] else None
     dB = (x.T @ (g @ A)).mul_(ctx.scale) if ctx.needs_input_grad[3] else None
     return dx, None, dA, dB, None
