@@ -20,6 +20,8 @@ from course_lib.kernels.language import INTERPRETED, triton
 TARGETS = (80, 90)  # A100 and H100
 SHARED_LIMIT = {80: 166_912, 90: 232_448}  # bytes a block may have
 SECONDS_LIMIT = 10.0
+# in Triton's own intermediate language: `arith.addf %a, %b : tensor<64xbf16>`
+_NARROW = re.compile(r"(?:arith\.(?:add|sub|mul|div)f|math\.\w+) [^\n]*: [^\n]*(?:[x ]|\b)b?f16")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Compiled:
     spilled: int  # bytes of stack and local memory
     shared: int  # bytes
     wgmma: bool
+    narrow: bool  # something but a matrix product is computed in 16 bits
     seconds: float
     faults: list[str] = field(default_factory=list)
 
@@ -71,9 +74,8 @@ def compile_case(case: Case, target: int) -> Compiled:
     made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
     seconds = time.perf_counter() - begin
     registers, spilled = _resources(made.asm["cubin"])
-    result = Compiled(
-        case.name, target, registers, spilled, made.metadata.shared, "wgmma" in made.asm["ptx"], seconds
-    )
+    wgmma, narrow = "wgmma" in made.asm["ptx"], _NARROW.search(made.asm["ttir"]) is not None
+    result = Compiled(case.name, target, registers, spilled, made.metadata.shared, wgmma, narrow, seconds)
     result.faults.extend(faults(case, result))
     return result
 
@@ -86,6 +88,8 @@ def faults(case: Case, made: Compiled) -> Iterator[str]:
         yield f"{made.shared} bytes of shared memory, sm_{made.target} has {SHARED_LIMIT[made.target]}"
     if case.wgmma and made.target == 90 and not made.wgmma:
         yield "no wgmma: the matrix units of sm_90 are not used"
+    if made.narrow:
+        yield "arithmetic in 16 bits: load, widen to fp32, compute, round once at the store"
     if made.seconds > SECONDS_LIMIT:
         yield f"{made.seconds:.1f} s to compile, at most {SECONDS_LIMIT:.0f} are allowed"
 

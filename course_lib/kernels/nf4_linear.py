@@ -78,6 +78,80 @@ def linear_kernel(  # type: ignore[no-untyped-def]
     tl.store(out + to, total, mask=inside[:, None] & (t[None, :] < rows))
 
 
+@jit
+def gradient_kernel(  # type: ignore[no-untyped-def]
+    packed,
+    scales,
+    second,
+    offset,
+    code,
+    dynamic,
+    g,  # (rows, d_out)
+    out,  # (SPLIT, rows, d_in) fp32, partial sums
+    rows,
+    d_out,
+    d_in,
+    BLOCK: tl.constexpr,
+    STEP: tl.constexpr,  # rows of W unpacked at a time
+    ROWS: tl.constexpr,
+    SPLIT: tl.constexpr,
+    DOUBLE: tl.constexpr,
+    DOT: tl.constexpr,
+):
+    """g W for the BLOCK columns of W that share a scale in each row; even and odd ones apart, as they lie."""
+    HALF: tl.constexpr = BLOCK // 2
+    b = tl.program_id(0)
+    t = tl.arange(0, ROWS)
+    row_blocks = d_in // BLOCK
+    share = (d_out + SPLIT * STEP - 1) // (SPLIT * STEP) * STEP
+    first = tl.program_id(1) * share
+    even = tl.zeros((HALF, ROWS), tl.float32)
+    odd = tl.zeros((HALF, ROWS), tl.float32)
+    half = b * HALF + tl.arange(0, HALF)[None, :]
+    for begin in range(first, min(first + share, d_out), STEP):
+        w = begin + tl.arange(0, STEP)
+        inside = w < d_out
+        scale = block_scale(scales, second, offset, dynamic, w * row_blocks + b, inside, DOUBLE)[:, None]
+        byte = tl.load(packed + w.to(tl.int64)[:, None] * (d_in // 2) + half, mask=inside[:, None], other=0)
+        slope = tl.load(
+            g + t[None, :] * d_out + w[:, None], mask=inside[:, None] & (t[None, :] < rows), other=0.0
+        ).to(DOT)
+        high = (tl.load(code + (byte >> 4).to(tl.int32)) * scale).to(DOT)
+        low = (tl.load(code + (byte & 15).to(tl.int32)) * scale).to(DOT)
+        even = tl.dot(tl.trans(high), slope, even, input_precision="ieee")
+        odd = tl.dot(tl.trans(low), slope, odd, input_precision="ieee")
+    to = out + (tl.program_id(1) * rows + t)[None, :] * d_in + 2 * tl.trans(half)
+    tl.store(to, even, mask=t[None, :] < rows)
+    tl.store(to + 1, odd, mask=t[None, :] < rows)
+
+
+def fused_gradient(
+    g: Tensor, packed: Tensor, scales: Tensor, second: Tensor | None, offset: Tensor | None, code: Tensor,
+    dynamic: Tensor, shape: tuple[int, int], block: int, step: int = 64, programs: int = PROGRAMS,
+) -> Tensor:  # fmt: skip
+    """g W (rows, d_in) for a few rows of g (rows, d_out)."""
+    (d_out, d_in), rows, double = shape, len(g), second is not None
+    tiles = d_in // block
+    split = max(1, min(16, programs // tiles, cdiv(d_out, step)))
+    partial = torch.empty(split, rows, d_in, dtype=torch.float32, device=g.device)
+    gradient_kernel[(tiles, split)](
+        packed, scales, second if double else scales, offset if double else scales, code, dynamic, g, partial,
+        rows, d_out, d_in, BLOCK=block, STEP=step, ROWS=max(16, power_of_two(rows)), SPLIT=split,
+        DOUBLE=double, DOT=dot_type(g.dtype), num_warps=4, num_stages=3, enable_fp_fusion=False,
+    )  # fmt: skip
+    return (partial[0] if split == 1 else partial.sum(0)).to(g.dtype)
+
+
+def is_fused(rows: Tensor, d_in: int, block: int) -> bool:
+    """Whether W is unpacked inside the product: for a few rows, and columns that are whole blocks."""
+    return (
+        use_triton(rows)
+        and 0 < len(rows) <= FUSED_ROWS.get(rows.dtype, 0)
+        and d_in % block == 0
+        and block <= 128
+    )
+
+
 def fused_linear(
     x: Tensor, packed: Tensor, scales: Tensor, second: Tensor | None, offset: Tensor | None, code: Tensor,
     dynamic: Tensor, shape: tuple[int, int], block: int, up: Tensor | None = None, down: Tensor | None = None,
@@ -122,7 +196,7 @@ def nf4_linear(
     d_in = x.shape[1]
     down = None if A is None or B is None else (x @ B.to(x.dtype)).mul_(scale)
     up = None if A is None else A.to(x.dtype)
-    if use_triton(x) and 0 < len(x) <= FUSED_ROWS.get(x.dtype, 0) and d_in % block == 0:
+    if is_fused(x, d_in, block):
         return fused_linear(x, packed, scales, second, offset, code, dynamic, (d_out, d_in), block, up, down)
     weight = nf4_dequantize(packed, scales, second, offset, code, dynamic, d_out * d_in, block, x.dtype)
     y = x @ weight.view(d_out, d_in).T
@@ -147,6 +221,13 @@ def _(
     return x.new_empty(x.shape[0], d_out)
 
 
+def _input_gradient(g: Tensor, weight: tuple[Tensor, ...], shape: tuple[int, int], block: int) -> Tensor:
+    """g W (rows, d_in)."""
+    if is_fused(g, shape[1], block):
+        return fused_gradient(g.contiguous(), *weight, shape, block)  # type: ignore[arg-type, misc]
+    return g @ nf4_dequantize(*weight, shape[0] * shape[1], block, g.dtype).view(shape)
+
+
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, *weight, d_out, block, A, B, scale = inputs
     ctx.sizes, ctx.scale, ctx.adapted = (d_out, x.shape[1], block), scale, A is not None
@@ -160,7 +241,7 @@ def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     through = None if A is None else (g @ A.to(g.dtype)).mul_(ctx.scale)
     dx = dA = dB = None
     if ctx.needs_input_grad[0]:
-        dx = g @ nf4_dequantize(*weight, d_out * d_in, block, g.dtype).view(d_out, d_in)
+        dx = _input_gradient(g, tuple(weight), (d_out, d_in), block)
         if through is not None:
             dx = dx.addmm(through, B.to(g.dtype).T)
     if ctx.adapted and ctx.needs_input_grad[9]:
@@ -175,32 +256,34 @@ nf4_linear.register_autograd(_backward, setup_context=_keep)
 
 def cases() -> list[Case]:
     """What is compiled ahead of time."""
-    names = ("packed", "scales", "second", "offset", "code", "dynamic", "x", "up", "down", "out")
+    weight = dict(zip(("packed", "scales", "second", "offset", "code", "dynamic"),
+                      ("*u8", "*u8", *["*fp32"] * 4), strict=True))  # fmt: skip
+    sizes = dict.fromkeys(("rows", "d_out", "d_in"), "i32")
     made = []
     for dtype, most in FUSED_ROWS.items():
         name = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(dtype, "fp32")
-        kinds = ("u8", "u8", "fp32", "fp32", "fp32", "fp32", name, name, name, "fp32")
-        signature = {
-            **{key: f"*{kind}" for key, kind in zip(names, kinds, strict=True)},
-            **dict.fromkeys(("rows", "d_out", "d_in", "r"), "i32"),
-            **dict.fromkeys(("BLOCK", "TILE", "ROWS", "RANK", "SPLIT", "DOUBLE", "DOT"), "constexpr"),
-        }
-        for rows in {16, most}:
-            constants = {
-                "BLOCK": 64, "TILE": TILE, "ROWS": rows, "RANK": 16, "SPLIT": 4, "DOUBLE": True,
-                "DOT": dot_type(dtype),
+        for rows in sorted({16, most}):
+            shared = {"BLOCK": 64, "ROWS": rows, "SPLIT": 4, "DOUBLE": True, "DOT": dot_type(dtype)}
+            forward = {
+                **weight, **dict.fromkeys(("x", "up", "down"), f"*{name}"), "out": "*fp32", **sizes,
+                "r": "i32",
+                **dict.fromkeys(("BLOCK", "TILE", "ROWS", "RANK", "SPLIT", "DOUBLE", "DOT"), "constexpr"),
             }  # fmt: skip
-            title = f"nf4_linear {name}, {rows} rows"
-            units = dtype != torch.float32
             made.append(
                 Case(
-                    title,
-                    linear_kernel,
-                    signature,
-                    constants,
-                    wgmma=units,
-                    fusion=False,
+                    f"nf4_linear {name}, {rows} rows", linear_kernel, forward,
+                    {**shared, "TILE": TILE, "RANK": 16}, wgmma=dtype != torch.float32, fusion=False,
                     multiples=("d_out", "d_in", "r"),
                 )
-            )
+            )  # fmt: skip
+            backward = {
+                **weight, "g": f"*{name}", "out": "*fp32", **sizes,
+                **dict.fromkeys(("BLOCK", "STEP", "ROWS", "SPLIT", "DOUBLE", "DOT"), "constexpr"),
+            }  # fmt: skip
+            made.append(
+                Case(
+                    f"nf4_linear {name}, {rows} rows, backward", gradient_kernel, backward,
+                    {**shared, "STEP": 64}, fusion=False, multiples=("d_out", "d_in"),
+                )
+            )  # fmt: skip
     return made

@@ -10,7 +10,7 @@ import pytest
 
 from course_lib.kernels import OPERATIONS
 from course_lib.kernels.compiled import Case, compile_case
-from tests.kernels.broken import thin_dot, too_much_shared
+from tests.kernels.broken import narrow_arithmetic, thin_dot, too_much_shared
 
 triton = pytest.importorskip("triton", reason="Triton is made for Linux only")
 OLDER = Path(sys.prefix) / "triton-3.6.0"  # tools/environment.py puts it there
@@ -65,6 +65,12 @@ def test_too_much_shared_memory_is_caught():
     made = compile_case(case, 90)
     assert made.shared > 300_000
     assert any("shared memory" in fault for fault in made.faults)
+
+
+def test_arithmetic_in_bf16_is_caught():
+    signature = {"x": "*bf16", "out": "*bf16", "n": "i32", "TILE": "constexpr"}
+    made = compile_case(Case("narrow", narrow_arithmetic, signature, {"TILE": 256}), 90)
+    assert any("16 bits" in fault for fault in made.faults)
 
 
 def test_missing_wgmma_is_caught():

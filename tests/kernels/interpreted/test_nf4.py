@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from course_lib.kernels import nf4_dequantize, nf4_linear, nf4_quantize
+from course_lib.kernels.nf4_linear import fused_gradient, fused_linear
 from course_lib.quant import dequantize, quantize_nf4
 from tests.kernels.oracle import close, middles, quantised
 
@@ -82,8 +83,6 @@ def test_linear_against_float64(rows, d_in, d_out, rank, dtype, guarded):
 @pytest.mark.parametrize("programs", [1, 3, 1000])
 def test_linear_shares_out_its_columns(programs, guarded):
     """However the columns of W are shared out, also unevenly, the sum is the same."""
-    from course_lib.kernels.nf4_linear import fused_linear
-
     weight, q, _ = quantised((40, 64 * 7), torch.float32)
     x = torch.randn(3, 64 * 7, generator=torch.Generator().manual_seed(1))
     with guarded():
@@ -112,3 +111,14 @@ def test_linear_s_gradients_against_float64(rows, dtype):
     ours = gradients(dtype, lambda x, A, B: nf4_linear(x, *weight, 64, 64, A, B, 0.5))
     for a, b, c in zip(ours, torchs, exact, strict=True):
         close(a, b, c)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(("rows", "d_in", "d_out"), [(1, 64, 5), (3, 128, 200), (16, 192, 65)])
+def test_gradient_of_few_rows_against_float64(rows, d_in, d_out, dtype, guarded):
+    weight, q, _ = quantised((d_out, d_in), dtype, double=rows > 1)
+    g = torch.randn(rows, d_out, generator=torch.Generator().manual_seed(1)).to(dtype)
+    with guarded():
+        got = fused_gradient(g, *weight, (d_out, d_in), 64, step=32, programs=5)
+    w = dequantize(q)
+    close(got, g @ w, g.double() @ w.double())
