@@ -56,7 +56,8 @@ def check_disk(free=None):
         )
 
 
-OLDER_TRITON = "3.6.0"  # beside the pinned one: kernels are compiled under both, as torch 2.11 to 2.13 bring them
+# Beside the pinned one: kernels are compiled under both, as torch 2.11 and 2.13 bring them.
+OLDER_TRITON = "3.6.0"
 
 
 def python_of(venv=VENV):
@@ -116,7 +117,7 @@ def install(extras):
     if "dev" in extras and sys.platform == "linux":
         place = os.path.join(VENV, "triton-" + OLDER_TRITON)
         if not os.path.exists(place) and not pip("--no-deps", "--target", place, "triton==" + OLDER_TRITON):
-            print("Triton %s could not be fetched: kernels are compiled under one Triton only." % OLDER_TRITON)
+            print("Triton %s could not be fetched: kernels are compiled under one only." % OLDER_TRITON)
     with open(stamp, "w") as file:
         file.write(state)
 
