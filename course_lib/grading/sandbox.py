@@ -124,7 +124,7 @@ def _try_out(box: Sandbox) -> None:
         if seccomp is not None:
             os.close(seccomp)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:300]
+        said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:300].rstrip(".")
         raise NoSandbox(
             f"bubblewrap is installed, but cannot start a sandbox here; it says: {said}. Often user "
             "namespaces are switched off (sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "

@@ -195,7 +195,7 @@ ATTACKS = [
     Case("memory", REST, _inside("return len(bytearray(64 * 2**30))"), said="MemoryError"),
     Case("huge_array", REST, _inside("import numpy as np\nreturn np.zeros(9_000_000)")),
     Case("huge_integer", REST, _inside("return 10 ** 100_000")),
-    Case("long_list", REST, _inside("return [0] * 3_000_000"), said="too many parts"),
+    Case("long_list", REST, _inside("return [0] * 300_000"), said="too many parts"),
     Case("stops_itself", REST, _inside("import os\nos.kill(os.getpid(), 19)"), said="stopped"),
     Case("segmentation_fault", REST, _inside("import ctypes\nreturn ctypes.string_at(0)"), said="stopped"),
     Case("asks_for_a_key", 14.0, "print(input('solution? '))\n" + RIGHT, said="EOFError"),
