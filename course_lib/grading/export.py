@@ -11,7 +11,7 @@ from course_lib.grading.book import Book
 from course_lib.grading.plan import Asked
 from course_lib.paths import write_text_atomically
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # some spreadsheets read wide ones too
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # some spreadsheets read the wide ones too
 
 
 def export_csv(book: Book, asked: Sequence[Asked], path: Path | str) -> Path:
