@@ -241,7 +241,8 @@ def _table(path: Path) -> list[dict[str, str]]:
 def _numbers(rows: Sequence[dict[str, str]], column: str, path: str | Path) -> Floats:
     if not rows or column not in rows[0]:
         raise ValueError(
-            f"{path} has no column {column!r}; it has {', '.join(rows[0]) if rows else 'no rows'}"
+            f"{path} has no column {column!r}; it has {', '.join(rows[0]) if rows else 'no rows'}. Name the "
+            "columns, as in Runs.from_csv(path, N='Model Size', D='tokens', loss='loss')"
         )
     values = []
     for line, row in enumerate(rows, 2):
