@@ -24,6 +24,10 @@ test: setup-dev  ## lint, types, unit tests, every notebook (solved and unsolved
 	$(VENV)/python -m pytest notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
 	    --nbval-kernel-startup-timeout=120
 
+gpu-test: setup-dev  ## tests and benchmarks that need a CUDA device; figures to data/benchmarks
+	$(VENV)/python -m pytest tests -m gpu
+	$(VENV)/python benchmarks/kernels.py --save
+
 test-slow: setup-dev  ## what takes minutes
 	$(VENV)/python -m pytest tests -m slow
 
@@ -48,4 +52,4 @@ format: setup-dev  ## lay out the code
 clean:  ## remove the environment and caches; workbook/ and runs/ stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-.PHONY: help lab setup-dev test test-slow notebooks base-model benchmarks constraints format clean
+.PHONY: help lab setup-dev test gpu-test test-slow notebooks base-model benchmarks constraints format clean
