@@ -94,7 +94,8 @@ class Session:
             self._built = True
         except (WorkerGone, ValueError, TypeError) as error:
             self.close()
-            if type(running) is not int or running in self._left_out:
+            there = {cell.number for cell in self._cells} - self._left_out
+            if type(running) is not int or running not in there:
                 raise WorkerGone("ended while its cells ran") from None
             self._left_out.add(running)
             self.broken[running] = f"it was left out, because the process {error} while it ran"

@@ -163,9 +163,9 @@ FORGERIES = [
     Case("markup_in_the_protocol", REST, _in_answer(
         "import sys\nsys.modules['__main__']._text = lambda error: '\\ud800\\0<script>alert(1)</script>' * 9999\n"
         "raise ValueError"), said="a statement raised"),
-    Case("cells_that_are_not_there", 0.0, _in_answer(
+    Case("cells_that_are_not_there", REST, _in_answer(
         "import sys\nworker = sys.modules['__main__']\nold = worker._write\n"
-        "def write(fd, message):\n    if 'built' in message: message = {'built': [[i, 'x' * 999] for i in range(9999)]}\n"
+        "def write(fd, message):\n    if 'built' in message: message = {'built': [[i, 'x' * 999] for i in range(500, 800)]}\n"
         "    old(fd, message)\nworker._write = write")),
     Case("millions_of_lists", REST, _inside(
         "import os\nhead = b'[' + b'[],' * 4_000_000 + b'[]]'\n"
