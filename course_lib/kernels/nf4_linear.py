@@ -224,7 +224,7 @@ def _(
 def _input_gradient(g: Tensor, weight: tuple[Tensor, ...], shape: tuple[int, int], block: int) -> Tensor:
     """g W (rows, d_in)."""
     if is_fused(g, shape[1], block):
-        return fused_gradient(g.contiguous(), *weight, shape, block)  # type: ignore[arg-type, misc]
+        return fused_gradient(g.contiguous(), *weight, shape, block)  # type: ignore[arg-type, call-arg, misc]
     return g @ nf4_dequantize(*weight, shape[0] * shape[1], block, g.dtype).view(shape)
 
 
