@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_lib.adapters.linear import is_plain
+from course_lib.quant import NF4Linear, gpu
 
 
 def plain_low_rank(x: Tensor, base: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor:
@@ -35,7 +36,12 @@ def add_low_rank(x: Tensor, base: Tensor, A: Tensor, B: Tensor, scale: float) ->
 
 def through_low_rank(linear: nn.Module, x: Tensor, A: Tensor, B: Tensor, scale: float) -> Tensor | None:
     """The adapted map in one go, base included; None where ``linear`` or the types do not allow it."""
-    if not is_plain(linear) or torch.is_autocast_enabled(x.device.type) or x.dtype != A.dtype:
+    if torch.is_autocast_enabled(x.device.type) or x.dtype != A.dtype:
+        return None
+    if type(linear).forward is NF4Linear.forward and gpu.has_kernels(x):
+        y = gpu.product(x, linear.quantized, A, B, scale)  # type: ignore[arg-type]
+        return y if linear.bias is None else y + linear.bias.to(y.dtype)  # type: ignore[operator, union-attr]
+    if not is_plain(linear):
         return None
     weight, bias = linear.weight, linear.bias
     if weight.dtype != x.dtype or (bias is not None and bias.requires_grad):  # type: ignore[union-attr]

@@ -41,12 +41,15 @@ def dequantize(q: NF4Tensor, dtype: torch.dtype) -> Tensor:
     return numbers.view(q.shape)
 
 
-def product(x: Tensor, q: NF4Tensor) -> Tensor:
-    """x Wᵀ; fused for a few rows, by the vendor's GEMM for more."""
+def product(
+    x: Tensor, q: NF4Tensor, A: Tensor | None = None, B: Tensor | None = None, scale: float = 1.0
+) -> Tensor:
+    """x Wᵀ + scale · (x B) Aᵀ; fused for a few rows, by the vendor's GEMM for more."""
     from course_lib.kernels import nf4_linear
 
     d_out, d_in = q.shape
-    y: Tensor = nf4_linear(x.reshape(-1, d_in).contiguous(), *_parts(q), d_out, q.block_size)
+    rows = x.reshape(-1, d_in).contiguous()
+    y: Tensor = nf4_linear(rows, *_parts(q), d_out, q.block_size, A, B, scale)
     return y.view(*x.shape[:-1], d_out)
 
 
