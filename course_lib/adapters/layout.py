@@ -98,9 +98,7 @@ def _low_rank(spec: Spec, scale: float, path: str, linear: nn.Module, found: dic
         A, B = A[:, :half], B[:, :half]
     else:
         assert isinstance(spec, LoRA)
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # its random start is replaced; leave the caller's stream alone
+        with torch.random.fork_rng(devices=[]):  # the random start is replaced: keep the caller's stream
             adapter = LoRAAdapter(linear, rank, scale, spec.dropout, A.dtype)
         if isinstance(spec, DoRA):
             adapter = DoRAAdapter(linear, adapter)
@@ -157,7 +155,6 @@ def _same_basis(path: str, here: Tensor, there: Tensor) -> None:
 
 
 # -- configuration
-# ------------------------------------------------------------------------------------------------------------
 
 
 def to_config(spec: Spec, adapters: dict[str, Adapter]) -> dict[str, Any]:

@@ -90,12 +90,17 @@ def _drawn(rng: np.random.Generator, tokens: int, d_out: int, d_in: int, r: int)
     return tuple(rng.normal(size=shape) for shape in shapes)
 
 
+def _by_hand(rng: np.random.Generator, tokens: int, d_out: int, d_in: int, r: int) -> tuple[Array, ...]:
+    """As ``_drawn``, in small whole numbers that can be followed on paper."""
+    return tuple(np.ceil(abs(array) * 3) for array in _drawn(rng, tokens, d_out, d_in, r))
+
+
 def _forward_cases(rng: np.random.Generator) -> Sequence[Case]:
-    x, W, A, B = _drawn(rng, 2, 2, 2, 1)
+    x, W, A, B = _by_hand(rng, 1, 2, 2, 1)
     return [
         Case("be W x where A is zero", (x, W, 0 * A, B, 1.0)),
         Case("add A Bᵀ x", (x, W, A, B, 1.0)),
-        Case("scale the adapter alone, by α / r", (*_drawn(rng, 1, 2, 2, 2), 6.0)),
+        Case("scale the adapter alone, by α / r", (*_by_hand(rng, 1, 2, 2, 2), 6.0)),
         Case("work for any shape", (*_drawn(rng, 3, 4, 5, 2), 4.0)),
         Case("work for a higher rank", (*_drawn(rng, 2, 6, 3, 3), 1.5)),
     ]
@@ -155,16 +160,17 @@ def _gradients(x: Array, g: Array, A: Array, B: Array, scale: float) -> tuple[Ar
 
 
 def _gradients_cases(rng: np.random.Generator) -> Sequence[Case]:
-    def drawn(tokens: int, d_out: int, d_in: int, r: int) -> tuple[Array, ...]:
-        x, W, A, B = _drawn(rng, tokens, d_out, d_in, r)
+    def given(draw: Callable[..., tuple[Array, ...]], *sizes: int) -> tuple[Array, ...]:
+        x, W, A, B = draw(rng, *sizes)
         return x, x @ W.T, A, B
 
-    x, g, A, B = drawn(1, 2, 3, 1)
+    x, _, A, B = _by_hand(rng, 1, 2, 3, 1)
+    g = np.array([[1.0, -2.0]])
     return [
         Case("give A a gradient and B none where A is zero", (x, g, 0 * A, B, 1.0)),
         Case("be right for one token", (x, g, A, B, 1.0)),
-        Case("add up over the tokens", (*drawn(3, 2, 2, 1), 1.0)),
-        Case("carry the scale", (*drawn(2, 3, 4, 2), 0.5)),
+        Case("add up over the tokens", (*given(_by_hand, 2, 2, 2, 1), 1.0)),
+        Case("carry the scale", (*given(_drawn, 2, 3, 4, 2), 0.5)),
     ]
 
 
@@ -274,7 +280,8 @@ def _both(A1: Array, B1: Array, A2: Array, B2: Array) -> tuple[Array, Array]:
 
 def _both_cases(rng: np.random.Generator) -> Sequence[Case]:
     def drawn(d_out: int, d_in: int, r1: int, r2: int) -> tuple[Array, ...]:
-        return tuple(rng.normal(size=shape) for shape in ((d_out, r1), (d_in, r1), (d_out, r2), (d_in, r2)))
+        shapes = (d_out, r1), (d_in, r1), (d_out, r2), (d_in, r2)
+        return tuple(np.round(rng.normal(size=shape), 1) for shape in shapes)
 
     return [
         Case("add two of rank 1", drawn(2, 2, 1, 1)),
@@ -304,6 +311,8 @@ BOTH = Exercise(
                 "A has d_out rows, whatever the rank: put the columns side by side."),
         Mistake("crossed", lambda A1, B1, A2, B2: (np.hstack([A1, A2]), np.hstack([B2, B1])),
                 "Each column of A belongs to the column of B at the same place: keep one order in both."),
+        Mistake("second first", lambda A1, B1, A2, B2: (np.hstack([A2, A1]), np.hstack([B2, B1])),
+                "The product is right; the first adapter's columns are asked for first."),
         Mistake("halved", lambda A1, B1, A2, B2: (np.hstack([A1, A2]) / 2, np.hstack([B1, B2])),
                 "The sum of both is asked for, not their mean."),
         Mistake("one forgotten", lambda A1, B1, A2, B2: (A1, B1),

@@ -32,7 +32,7 @@ def _svf(W: Array, z: Array) -> Array:
 
 def _svf_cases(rng: np.random.Generator) -> Sequence[Case]:
     return [
-        Case("leave W as it is where every factor is 1", (rng.normal(size=(2, 2)), np.ones(2))),
+        Case("leave W as it is where every factor is 1", (np.array([[1.0, 2.0], [3.0, 4.0]]), np.ones(2))),
         Case("scale the singular values", (np.diag([3.0, 2.0]), np.array([0.5, 2.0]))),
         Case(
             "count the singular values from the largest",
@@ -92,12 +92,12 @@ def _merged(z1: Array, z2: Array, w1: float, w2: float) -> Array:
 
 
 def _merged_cases(rng: np.random.Generator) -> Sequence[Case]:
-    z = rng.uniform(0.5, 1.5, 3)
+    z, other = (np.round(rng.uniform(0.5, 1.5, 3), 2) for _ in range(2))
     return [
         Case("leave W as it is where neither adapter has learned", (np.ones(2), np.ones(2), 1.0, 1.0)),
         Case("reproduce one adapter where the other has learned nothing", (z, np.ones(3), 1.0, 1.0)),
         Case("add what both have learned", (np.array([1.5]), np.array([1.25]), 1.0, 1.0)),
-        Case("weigh each adapter's change", (z, rng.uniform(0.5, 1.5, 3), 0.25, 0.5)),
+        Case("weigh each adapter's change", (z, other, 0.25, 0.5)),
     ]
 
 
@@ -192,8 +192,8 @@ def _start(W: Array, r: int, method: str) -> tuple[Array, Array]:
 
 def _start_cases(rng: np.random.Generator) -> Sequence[Case]:
     return [
-        Case("give PiSSA the largest singular triplets", (np.diag([3.0, 1.0]), 1, "pissa")),
-        Case("give MiLoRA the smallest singular triplets", (np.diag([3.0, 1.0]), 1, "milora")),
+        Case("give PiSSA the largest singular triplets", (np.diag([4.0, 1.0]), 1, "pissa")),
+        Case("give MiLoRA the smallest singular triplets", (np.diag([4.0, 1.0]), 1, "milora")),
         Case("split any matrix", (rng.normal(size=(4, 3)), 2, "pissa")),
         Case("split any matrix for MiLoRA too", (rng.normal(size=(3, 5)), 1, "milora")),
     ]
@@ -254,10 +254,13 @@ def _lora_xs_cases(rng: np.random.Generator) -> Sequence[Case]:
         S = np.sort(rng.uniform(0.5, 4.0, n))[::-1].copy()
         return (U * S) @ V.T, U, S, V.T, R
 
+    def diagonal(S: Sequence[float], R: Array) -> tuple[Array, ...]:
+        return np.diag(S), np.eye(len(S)), np.array(S), np.eye(len(S)), R
+
     return [
-        Case("leave W as it is where R is zero", drawn(3, 3, np.zeros((2, 2)))),
-        Case("add U_r S_r R V_rᵀ for one triplet", drawn(2, 2, np.ones((1, 1)))),
-        Case("mix the triplets as R says", drawn(3, 3, np.array([[0.0, 1.0], [0.0, 0.0]]))),
+        Case("leave W as it is where R is zero", diagonal((3.0, 2.0), np.zeros((1, 1)))),
+        Case("add U_r S_r R V_rᵀ for one triplet", diagonal((3.0, 2.0), np.ones((1, 1)))),
+        Case("mix the triplets as R says", diagonal((4.0, 3.0, 2.0), np.array([[0.0, 1.0], [0.0, 0.0]]))),
         Case("work for any shape", drawn(4, 6, rng.normal(size=(2, 2)))),
         Case("work for a tall map", drawn(7, 4, rng.normal(size=(3, 3)))),
     ]
@@ -312,16 +315,18 @@ def _scaled_step(X: Array, A: Array, eta: float) -> Array:
 
 
 def _scaled_step_cases(rng: np.random.Generator) -> Sequence[Case]:
-    def target(n: int, r: int) -> Array:
-        Q = _orthonormal(rng, n, r)
-        return (Q * rng.uniform(1.0, 3.0, r)) @ Q.T
+    def whole(n: int, r: int) -> Array:
+        return rng.integers(1, 5, (n, r)).astype(float)
 
-    Y = rng.normal(size=(3, 1))
+    Y, Z = whole(2, 1), np.round(rng.normal(size=(5, 2)), 2)
     return [
         Case("stay where X Xᵀ = A", (Y, Y @ Y.T, 0.5)),
         Case("go down", (np.array([[2.0]]), np.array([[1.0]]), 0.5)),
-        Case("scale the gradient by the inverse of XᵀX", (rng.normal(size=(3, 1)), target(3, 1), 0.5)),
-        Case("work at a higher rank", (rng.normal(size=(5, 2)), target(5, 2), 0.25)),
+        Case(
+            "scale the gradient by the inverse of XᵀX", (whole(2, 1), np.array([[2.0, 1.0], [1.0, 2.0]]), 0.5)
+        ),
+        Case("multiply by a matrix, not by one number", (np.diag([1.0, 2.0]), np.diag([4.0, 3.0]), 0.5)),
+        Case("work for any X and A", (rng.normal(size=(5, 2)), Z @ Z.T, 0.25)),
     ]
 
 

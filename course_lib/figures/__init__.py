@@ -1,7 +1,8 @@
 """The plots and explorers of the notebooks (matplotlib and ipywidgets load where they are used)."""
 
+from course_lib.figures.frontier import Point, frontier
 from course_lib.figures.game import Completion, Game, judging_game
-from course_lib.figures.lora import against_rank, explore_lora, lora_explorer
+from course_lib.figures.lora import against_rank, against_weight, explore_lora, lora_explorer
 from course_lib.figures.memory import bottleneck, explore, growth, memory_bars, memory_explorer, step_timeline
 from course_lib.figures.quant import (
     Work,
@@ -38,11 +39,9 @@ from course_lib.figures.scaling import (
     residual_plot,
 )
 from course_lib.figures.svd import (
-    Point,
     bands,
     decay,
     explore_method,
-    frontier,
     patterns,
     spectrum,
     svd_explorer,
@@ -55,6 +54,7 @@ __all__ = [
     "Work",
     "against_bits",
     "against_rank",
+    "against_weight",
     "bands",
     "best_of_n_plot",
     "bootstrap_plot",

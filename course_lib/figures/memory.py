@@ -53,7 +53,7 @@ def memory_bars(reports: Mapping[str, MemoryReport], title: str = "", gpus: bool
         most = max(report.peak for report in reports.values())
         unit, named = (1e6, "MB at the peak (1 MB = 10⁶ bytes)") if most < 0.95 * GB else (GB, _IN_GB)
         limit = _limit(most, gpus) / unit
-        _stack(axes, reports, unit)
+        stacked(axes, reports, unit)
         for row, report in enumerate(reports.values()):
             place = report.peak / unit + 0.008 * limit
             axes.text(place, row, amount(report.peak), va="center", fontsize=9, bbox=_WHITE)
@@ -230,7 +230,7 @@ def _number(value: float, _: float) -> str:
     return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
 
 
-def _stack(axes: Axes, reports: Mapping[str, MemoryReport], unit: float) -> None:
+def stacked(axes: Axes, reports: Mapping[str, MemoryReport], unit: float) -> None:
     """The bars, part by part; parts too small to see have no place in the legend."""
     left = [0.0] * len(reports)
     for name in CATEGORIES:

@@ -1,16 +1,15 @@
-"""Chapter 3's pictures: spectra, SVFT's patterns, curves with bands, the frontier, and the explorer."""
+"""Chapter 3's pictures: spectra, SVFT's patterns, curves with bands, and the explorer."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from course_lib.adapters import SVF, SVFT, LoRA, LoRAXS, MiLoRA, PiSSA, Spec
 from course_lib.catalog import architecture, architectures
-from course_lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, course_style, note
+from course_lib.figures.style import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, SKY, course_style, note, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
 
 _LINES = ((BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (RED, ":"), (PURPLE, (0, (5, 1, 1, 1))), (GREY, "-"))
 _PATTERN_SIZE = 24  # cells a side that still can be seen one by one
-
-
-class Point(NamedTuple):
-    """One method on the frontier."""
-
-    method: str
-    parameters: int
-    accuracies: Sequence[float]  # one a seed, between 0 and 1
 
 
 def spectrum(weights: Mapping[str, np.ndarray], rank: int | None = None, title: str = "") -> Figure:
@@ -46,8 +37,8 @@ def spectrum(weights: Mapping[str, np.ndarray], rank: int | None = None, title: 
                 axes.axvline(rank, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
             axes.set(xlabel="k", xlim=(0, None), ylim=(0, 1.03))
         left.set(ylabel="k-th singular value / largest", title=title)
-        right.set(ylabel="share of ‖W‖² in the first k")
-        left.legend(fontsize=9)
+        right.set(xlabel="first k", ylabel="share of the squared norm")
+        right.legend(handles=left.lines[: len(weights)], fontsize=9, loc="lower right")
         plt.close(figure)
     return figure
 
@@ -110,43 +101,6 @@ def decay(errors: Mapping[str, Sequence[float]], ylabel: str, title: str = "") -
     return figure
 
 
-def frontier(points: Sequence[Point], full: Point | None = None, title: str = "", small: str = "") -> Figure:
-    """Accuracy against trainable parameters (logarithmic): a mark a method, a line from its worst to its best
-    seed; ``full`` as a horizontal line.
-    """
-    with course_style():
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(figsize=(8.6, 4.2))
-        families = list(dict.fromkeys(_family(point.method) for point in points))
-        marks = dict(zip(families, "osD^vP*X", strict=False))
-        colours = dict(zip(families, (BLUE, SKY, ORANGE, RED, GREEN, PURPLE, GREY, "#7A5C00"), strict=False))
-        for point in points:
-            family, values = _family(point.method), 100 * np.asarray(point.accuracies)
-            place = point.parameters * 1.04 ** families.index(family)  # methods of one size stay apart
-            axes.vlines(place, values.min(), values.max(), color=colours[family], linewidth=1)
-            axes.plot(place, values.mean(), marks[family], color=colours[family], markersize=6)
-            axes.annotate(
-                point.method.removeprefix(family).strip(" ,"), (place, values.mean()), (6, 4),
-                textcoords="offset points", fontsize=7.5, color=INK,
-            )  # fmt: skip
-        for family in families:
-            axes.plot([], [], marks[family], color=colours[family], label=family)
-        if full is not None:
-            level = 100 * float(np.mean(full.accuracies))
-            axes.axhline(level, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-            axes.annotate(
-                f"{full.method}: {full.parameters:,}", (0.01, level), (0, 3), ("axes fraction", "data"),
-                textcoords="offset points", fontsize=8, color=INK,
-            )  # fmt: skip
-        axes.set(xscale="log", xlabel="trainable parameters", ylabel="exact match, %", title=title)
-        axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        if small:
-            note(axes, small)
-        plt.close(figure)
-    return figure
-
-
 def svd_explorer() -> Any:
     """Controls for model, method and size; a picture of what is trained between U and V, and its cost."""
     import ipywidgets as widgets
@@ -162,14 +116,16 @@ def svd_explorer() -> Any:
     picture, sentence = widgets.Image(format="png"), widgets.HTML()
 
     def redraw(_: object = None) -> None:
+        controls["size"].disabled = controls["method"].value in _ONE_SIZE
         picture.value, sentence.value = _explored(**{name: c.value for name, c in controls.items()})
 
     for control in controls.values():
         control.observe(redraw, names="value")
     redraw()
-    return widgets.HBox([widgets.VBox([*controls.values(), sentence]), picture])
+    return widgets.VBox([widgets.VBox([*controls.values()]), picture, sentence])
 
 
+_ONE_SIZE = ("SVF", "SVFT plain")
 _METHODS: dict[str, Any] = {
     "PiSSA": PiSSA,
     "MiLoRA": MiLoRA,
@@ -186,7 +142,7 @@ def explore_method(model: str, method: str, size: int) -> tuple[Spec, str]:
     spec: Spec = _METHODS[method](max(size, 1) if method in ("PiSSA", "MiLoRA", "LoRA-XS") else size)
     arch = architecture(model)
     trained = spec.trainable_parameters(arch)
-    frozen = sum(spec.footprint(shape, path).frozen for path, shape in spec.adapted(arch))
+    frozen = _frozen(spec, model)
     share = trained / arch.parameter_count()
     sentence = (
         f"{trained:,} trainable parameters ({share:.3%} of {arch.parameter_count():,}); "
@@ -198,18 +154,43 @@ def explore_method(model: str, method: str, size: int) -> tuple[Spec, str]:
 
 def _explored(model: str, method: str, size: int) -> tuple[bytes, str]:
     """The explorer's picture (PNG) and sentence."""
-    _, sentence = explore_method(model, method, size)
-    scale = f" (r or d of {size} drawn as {_drawn_size(size)})" if size != _drawn_size(size) else ""
+    spec, sentence = explore_method(model, method, size)
+    scale = f"\n(r or d of {size} drawn as {_drawn_size(size)})" if size != _drawn_size(size) else ""
     with course_style():
         import matplotlib.pyplot as plt
 
-        figure, axes = plt.subplots(figsize=(3.4, 3.6))
-        _pattern(axes, _explored_cells(method, _drawn_size(size)), _PATTERN_SIZE)
-        axes.set_title(_CAPTIONS.get(method, "trained cells of M") + scale, fontsize=8.5, loc="center")
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
+        figure, (left, right) = plt.subplots(1, 2, figsize=(8.2, 3.3), width_ratios=(1, 1.25))
+        _pattern(left, _explored_cells(method, _drawn_size(size)), _PATTERN_SIZE)
+        left.set_title(_CAPTIONS.get(method, "trained cells of M") + scale, fontsize=8.5, loc="center")
+        _sizes(right, spec, model)
+        right.set_title(method if method in _ONE_SIZE else f"{method}, r or d = {size}", fontsize=9.5)
+        picture = png(figure)
         plt.close(figure)
-    return file.getvalue(), sentence
+    return picture, sentence
+
+
+def _sizes(axes: Axes, spec: Spec, model: str) -> None:
+    """What the method trains and keeps in that model, beside LoRA of rank 16 and the model itself."""
+    arch = architecture(model)
+    bars = {
+        "trained": (spec.trainable_parameters(arch), BLUE),
+        "kept beside W": (_frozen(spec, model), SKY),
+        "LoRA, r = 16, trains": (LoRA(16).trainable_parameters(arch), GREY),
+        "the model": (arch.parameter_count(), GREY),
+    }
+    axes.barh(list(bars), [count for count, _ in bars.values()], color=[hue for _, hue in bars.values()])
+    for row, (count, _) in enumerate(bars.values()):
+        axes.text(max(count, 1e3) * 1.3, row, f"{count:,}", va="center", fontsize=8)
+    axes.set(xscale="log", xlim=(1e3, 3e14), xlabel="numbers")
+    axes.set_xticks([1e3, 1e6, 1e9, 1e12], ["10³", "10⁶", "10⁹", "10¹²"], minor=False)
+    axes.minorticks_off()
+    axes.tick_params(axis="y", labelsize=8.5)
+    axes.invert_yaxis()
+
+
+def _frozen(spec: Spec, model: str) -> int:
+    """Numbers that the method keeps beside the weights and does not train."""
+    return sum(spec.footprint(shape, path).frozen for path, shape in spec.adapted(architecture(model)))
 
 
 _CAPTIONS = {
@@ -252,8 +233,3 @@ def _pattern(axes: Axes, cells: np.ndarray, n: int) -> None:
     for side in axes.spines.values():
         side.set_visible(True)
         side.set_color(INK)
-
-
-def _family(method: str) -> str:
-    """ "SVFT banded d=4" → "SVFT banded"."""
-    return method.split(" r=")[0].split(" d=")[0]

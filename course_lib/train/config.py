@@ -16,9 +16,7 @@ class TrainConfig:
 
     steps: int = 1000  # optimiser steps
     batch_size: int = 16  # sequences (or pairs) per optimiser step, over all devices
-    micro_batch_size: int | None = (
-        None  # sequences per forward pass; fewer than batch_size accumulates gradients
-    )
+    micro_batch_size: int | None = None  # sequences per forward pass; fewer accumulates gradients
     seq_len: int = 128  # tokens per sequence
     learning_rate: float = 1e-3  # peak
     final_fraction: float = 0.1  # learning rate at the end, as a share of the peak

@@ -30,8 +30,8 @@ class CompletionRows:
     """Examples as rows of tokens, one each (padded at the right) or several (packed, each its own segment).
 
     Targets are IGNORED on prompts and padding. A packed example sees only itself: segments restart
-    attention and
-    positions. Raises ValueError, naming the example, for one that is empty or longer than ``seq_len``.
+    attention and positions. Raises ValueError, naming the example, for one that is empty or longer than
+    ``seq_len``.
     """
 
     def __init__(
@@ -79,8 +79,7 @@ class CompletionRows:
                 begin += len(ids)
         packed = any(len(row) > 1 for row in chosen)
         batch = {"tokens": tokens, "targets": targets}
-        # padding at the right is never seen by what stands before it, so a row of one example needs no
-        # segments
+        # padding at the right is never seen by what stands before it: a row of one needs no segments
         return batch | {"segments": segments} if packed else batch
 
     def fingerprint(self) -> str:
@@ -107,8 +106,7 @@ def fine_tune(
     pairs.
 
     ``validation`` examples are evaluated by their loss a completion token. Resuming, errors and determinism
-    are those
-    of ``pretrain``; ``config.seq_len`` is the longest prompt and completion together, in tokens.
+    are those of ``pretrain``; ``config.seq_len`` is the longest prompt and completion together, in tokens.
     """
     rows = CompletionRows(examples, tokenizer, config.seq_len, packed, config.seed)
     held_out = CompletionRows(validation, tokenizer, config.seq_len) if validation else None

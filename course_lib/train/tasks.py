@@ -26,9 +26,8 @@ def arithmetic(count: int, seed: int = 0, largest: int = 99) -> list[Example]:
 def parameters_of_functions(count: int, seed: int = 0) -> list[Example]:
     """Headers of real functions of the corpus, to be followed by their parameters' names.
 
-    # names:" → " self, path, sep". Names and order are Python's own
-    e.g. "def join(self, path, sep=None):\\n
-    (``ast``). Raises ValueError where the corpus does not hold so many different ones.
+    E.g. "def join(self, path, sep=None):\\n    # names:" → " self, path, sep". Names and order are Python's
+    own (``ast``). Raises ValueError where the corpus does not hold so many different ones.
     """
     found: dict[str, Example] = {}
     for text in documents("train"):

@@ -4,7 +4,7 @@ import pytest
 
 from course_lib.adapters import ALL_LINEAR, LoRA
 from course_lib.catalog import architecture
-from course_lib.figures import against_rank, explore_lora, lora_explorer
+from course_lib.figures import against_rank, against_weight, explore_lora, lora_explorer
 
 
 def test_values_stand_at_their_ranks():
@@ -12,6 +12,13 @@ def test_values_stand_at_their_ranks():
     assert list(axes.lines[0].get_xdata()) == [0, 1, 8]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "1", "8"]
     assert list(axes.lines[1].get_ydata()) == [1.0, 1.0]
+
+
+def test_every_task_has_its_curve_against_the_weight():
+    (axes,) = against_weight([0, 1], {"code": [0.9, 0.0], "math": [0.1, 0.8]}, "w").axes
+    assert {line.get_label(): list(line.get_ydata()) for line in axes.lines} == {
+        "code": [0.9, 0.0], "math": [0.1, 0.8]
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("targets", [("q", "v"), ALL_LINEAR])
@@ -25,8 +32,9 @@ def test_the_explorer_counts_as_the_library(targets):
 
 def test_the_explorer_redraws_and_survives_an_empty_choice():
     explorer = lora_explorer()
-    (controls, picture), sentence = explorer.children[0].children, explorer.children[1]
-    _, rank, targets = controls.children
+    controls, picture, sentence = explorer.children
+    left, targets = controls.children
+    _, rank = left.children
     before = picture.value, sentence.value
     rank.value = 64
     assert picture.value[:4] == b"\x89PNG"

@@ -44,14 +44,22 @@ def test_the_frontier_shows_means_in_per_cent():
     assert {text.get_text() for text in axes.get_legend().get_texts()} == {"LoRA", "SVF"}
 
 
+def test_methods_of_one_size_stand_side_by_side_under_one_label():
+    same = [Point(f"{name} r=4", 1000, [0.5, 0.6]) for name in ("LoRA", "PiSSA", "MiLoRA")]
+    (axes,) = frontier([*same, Point("LoRA r=16", 4000, [0.7])]).axes
+    places = sorted(float(line.get_xdata()[0]) for line in axes.lines if len(line.get_xdata()) == 1)
+    assert places[:3] == pytest.approx([1000 / 1.08, 1000, 1080])
+    assert [text.get_text() for text in axes.texts] == ["r=4", "r=16"]
+
+
 @pytest.mark.parametrize(
     "method", ["PiSSA", "MiLoRA", "LoRA-XS", "SVF", "SVFT plain", "SVFT banded", "SVFT random"]
 )
 def test_the_explorer_redraws_for_every_method(method):
     explorer = svd_explorer()
-    controls, picture = explorer.children
+    controls, picture, sentence = explorer.children
     before = picture.value
-    model, chosen, size, sentence = controls.children
+    model, chosen, size = controls.children
     size.value = 5
     chosen.value = method
     spec, said = explore_method(model.value, method, 5)
@@ -59,6 +67,7 @@ def test_the_explorer_redraws_for_every_method(method):
     assert f"{spec.trainable_parameters(architecture(model.value)):,}" in said
     assert picture.value[:4] == b"\x89PNG"
     assert method == "SVFT banded" or picture.value != before
+    assert size.disabled == (method in ("SVF", "SVFT plain"))
 
 
 def test_the_explorer_s_band_is_the_table_s():
