@@ -135,7 +135,7 @@ def adamw8bit(
     (255,); their scales (⌈n / 256⌉,) are fp32. All tensors are contiguous (Dettmers et al. 2022, arXiv
     2110.02861; Loshchilov and Hutter 2019, arXiv 1711.05101).
     """
-    if not use_triton(weights) or weights.dtype == torch.float64:
+    if not (len(weights) and use_triton(weights)) or weights.dtype == torch.float64:
         reference(
             weights, gradient, mean, mean_scale, variance, variance_scale, mean_code, mean_bounds,
             variance_code, variance_bounds, lr, beta1, beta2, eps, weight_decay, step,

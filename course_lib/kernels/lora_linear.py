@@ -80,7 +80,7 @@ def product(
 ) -> Tensor:
     """x wᵀ + scale · (x down) upᵀ (rows, width); w may be a transposed view."""
     r = down.shape[1]
-    if not use_triton(x) or x.dtype not in TILES or r > FUSED_RANK:
+    if not use_triton(x) or x.dtype not in TILES or r > FUSED_RANK or not len(x):
         return reference(x, w, down, up, scale)
     m, n, k = tiles or TILES[x.dtype]
     (rows, columns), width = x.shape, len(w)

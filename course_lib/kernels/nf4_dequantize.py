@@ -90,7 +90,7 @@ def nf4_dequantize(
     with ``second`` (⌈blocks / 256⌉,) and ``offset`` () when they are quantised too; ``code`` (16,) and
     ``dynamic`` (256,) fp32 are the tables.
     """
-    if not use_triton(packed):
+    if not (n and use_triton(packed)):  # a launch of no programs is an error
         return reference(packed, scales, second, offset, code, dynamic, n, block, dtype)
     out = torch.empty(n, dtype=dtype, device=packed.device)
     half = block // 2

@@ -73,7 +73,7 @@ def nf4_quantize(values: Tensor, bounds: Tensor, block: int) -> tuple[Tensor, Te
     ``bounds`` (15,) fp32 are the middles between neighbouring values of the code. A block with a NaN or an
     infinity has infinity as its scale: refuse that before the bytes are used.
     """
-    if not use_triton(values):
+    if not (values.numel() and use_triton(values)):
         return reference(values, bounds, block)
     n = values.numel()
     packed = torch.empty(cdiv(n, 2), dtype=torch.uint8, device=values.device)

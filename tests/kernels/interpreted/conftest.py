@@ -7,9 +7,11 @@ import torch
 
 from course_lib.kernels.language import INTERPRETED
 from tests.kernels.bf16 import make_exact
+from tests.kernels.grids import refuse_impossible_grids
 
 if INTERPRETED:
     make_exact()
+    refuse_impossible_grids()
 else:  # one process, one mode: here kernels would be compiled for a GPU
     collect_ignore_glob = ["test_*.py"]
 
