@@ -7,6 +7,7 @@ time, memory, processes, files and output. Other students, the gradebook and the
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -107,31 +108,38 @@ def sandbox(
         library = Path(folder)
         _fill(library)
         box = Sandbox(kind, library, limits or Limits(), container)
-        if kind == "bubblewrap":
+        if kind != "none":
             _try_out(box)
         yield box
 
 
 def _try_out(box: Sandbox) -> None:
-    """Raises NoSandbox where bubblewrap is installed and may not do its work."""
-    seccomp = open_program()
+    """Start a worker that is told nothing; raises NoSandbox where that fails."""
+    seccomp = open_program() if box.kind == "bubblewrap" else None
     try:
-        command = _bubblewrap(box.library, box.limits, _FIRST_USER, seccomp)
-        done = subprocess.run([*command, sys.executable, "-c", "import course_lib.grading.inside.messages"],
-                              capture_output=True, text=True, errors="replace", check=False, timeout=60,
-                              pass_fds=() if seccomp is None else (seccomp,))  # fmt: skip
+        done = subprocess.run(
+            box.command(0, seccomp, f"course-{secrets.token_hex(8)}"), stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, errors="replace", check=False, timeout=300,
+            pass_fds=() if seccomp is None else (seccomp,),
+        )  # fmt: skip
     finally:
         if seccomp is not None:
             os.close(seccomp)
-    if done.returncode:
-        said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:300].rstrip(".")
+    if done.returncode == 0:
+        return
+    said = (done.stderr.strip().splitlines() or ["nothing"])[-1][:300].rstrip(".")
+    if box.kind == "container":
         raise NoSandbox(
-            f"bubblewrap is installed, but cannot start a sandbox here; it says: {said}. Often user "
-            "namespaces are switched off (sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "
-            "kernel.apparmor_restrict_unprivileged_userns=0), or this is itself a container without the "
-            "right to make them. Else name a Docker or Podman image with --container IMAGE, or, for code "
-            "that you would run yourself, type --trust-submissions"
+            f"no sandbox can be started in a container of {box.image}; it says: {said}. The image needs "
+            "Python 3.11 or later as `python3`, with NumPy and PyTorch, and has to be on this machine"
         )
+    raise NoSandbox(
+        f"bubblewrap is installed, but cannot start a sandbox here; it says: {said}. Often user namespaces "
+        "are switched off (sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "
+        "kernel.apparmor_restrict_unprivileged_userns=0), or this is itself a container without the right to "
+        "make them. Else name a Docker or Podman image with --container IMAGE, or, for code that you would "
+        "run yourself, type --trust-submissions"
+    )
 
 
 def _fill(library: Path) -> None:
@@ -208,10 +216,11 @@ def _engine() -> str | None:
 def _container(library: Path, limits: Limits, image: str, user: int, name: str) -> list[str]:
     """The same limits, by Podman or Docker; the image needs Python, NumPy and PyTorch."""
     command = [
-        _engine() or "podman", "run", "--rm", "--interactive", "--network", "none", "--read-only",
+        _engine() or "podman", "run", "--rm", "--interactive", "--pull", "never",
+        "--network", "none", "--read-only",
         "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--user", f"{user}:{user}",
         "--pids-limit", str(limits.processes), "--memory", str(limits.memory), "--name", name,
-        "--memory-swap", str(limits.memory), "--shm-size", str(limits.disk_bytes), "--init",
+        "--memory-swap", str(limits.memory), "--shm-size", str(limits.disk_bytes),
         "--tmpfs", f"/tmp:rw,size={limits.disk_bytes},mode=1777", "--workdir", "/tmp",
         "--volume", f"{library}:/course:ro", "--volume", f"{_PACKAGE.parent / 'data'}:/course/data:ro",
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from course_lib.exercises import Case, Exercise
 from course_lib.exercises.compare import NotPlain, plain
 from course_lib.exercises.run import Outcome
 from course_lib.grading.plan import CHECK, Asked
-from course_lib.grading.sandbox import Sandbox
+from course_lib.grading.sandbox import NoSandbox, Sandbox
 from course_lib.grading.submission import Cell, Handed
 from course_lib.grading.worker_process import Worker, WorkerGone
 
@@ -74,9 +74,14 @@ class Session:
             raise WorkerGone("used up the submission's time")
         self._starts += 1
         self._worker = Worker(self._box, self._slot)
-        self._worker.send({"limits": self._box.process_limits(), "seconds": limits.seconds}, _STARTUP)
-        if self._worker.receive(_STARTUP) != {"ready": True}:
-            raise WorkerGone("did not start")
+        try:
+            self._worker.send({"limits": self._box.process_limits(), "seconds": limits.seconds}, _STARTUP)
+            ready = self._worker.receive(_STARTUP) == {"ready": True}
+        except WorkerGone as gone:  # before any line of the student's ran: this is no answer's fault
+            self.close()
+            raise NoSandbox(f"a sandbox did not start: its process {gone}") from None
+        if not ready:
+            raise NoSandbox("a sandbox did not start: what it sent is no greeting")
         return self._worker
 
     def _build(self) -> None:

@@ -28,6 +28,8 @@ class Worker:
 
     def __init__(self, box: Sandbox, slot: int = 0) -> None:
         environment = {"PATH": os.environ.get("PATH", "/usr/bin")}
+        if box.kind == "container":  # its client looks up the home folder and the server's address
+            environment = dict(os.environ)
         if box.kind == "none":
             environment |= {"PYTHONPATH": str(box.library), "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
         self._box, self._name = box, f"course-{secrets.token_hex(8)}"

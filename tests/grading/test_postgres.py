@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from course_lib.grading.book import Book
-from tests.grading.needs import needs_bubblewrap
-from tests.grading.test_grading import ROOT, SOURCE_ANSWER, a_class
+from tests.grading.needs import ROOT, SOURCE_ANSWER, a_class, needs_bubblewrap
 from tests.hostile.submissions import ONE_LAYER, SOURCE
 
 pytest.importorskip("psycopg")

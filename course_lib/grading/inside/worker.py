@@ -27,6 +27,8 @@ def main() -> None:
     for descriptor in (0, 1, 2):
         os.dup2(nowhere, descriptor)
     first = _read(requests)
+    if first is None:  # only tried out
+        return
     _limit(first["limits"])
     _write(replies, {"ready": True})
     spaces: dict[int, dict[str, Any]] = {}
