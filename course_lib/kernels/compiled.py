@@ -6,10 +6,10 @@ the limits.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,9 +70,9 @@ def compile_case(case: Case, target: int) -> Compiled:
     constants = {(names.index(name),): value for name, value in case.constants.items()}
     source = ASTSource(case.kernel, case.signature, constants, aligned)
     options = {"num_warps": case.warps, "num_stages": case.stages, "enable_fp_fusion": case.fusion}
-    begin = time.perf_counter()
+    begin = _processor_seconds()
     made = triton.compile(source, target=GPUTarget("cuda", target, 32), options=options)
-    seconds = time.perf_counter() - begin
+    seconds = _processor_seconds() - begin
     registers, spilled = _resources(made.asm["cubin"])
     wgmma, narrow = "wgmma" in made.asm["ptx"], _NARROW.search(made.asm["ttir"]) is not None
     result = Compiled(case.name, target, registers, spilled, made.metadata.shared, wgmma, narrow, seconds)
@@ -92,6 +92,11 @@ def faults(case: Case, made: Compiled) -> Iterator[str]:
         yield "arithmetic in 16 bits: load, widen to fp32, compute, round once at the store"
     if made.seconds > SECONDS_LIMIT:
         yield f"{made.seconds:.1f} s to compile, at most {SECONDS_LIMIT:.0f} are allowed"
+
+
+def _processor_seconds() -> float:
+    """Of this process and of those it waited for: a busy machine does not make a kernel slow to compile."""
+    return sum(os.times()[:4])
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
