@@ -23,7 +23,7 @@ from course_lib.grading.judge import Result, judge_submission
 from course_lib.grading.plan import plan
 from course_lib.grading.submission import read_submission
 from tests.grading.needs import ROOT, SOURCE_ANSWER, a_class, grade, needs_bubblewrap
-from tests.hostile.submissions import ONE_LAYER, SOURCE
+from tests.hostile.submissions import CASES, ONE_LAYER, SOURCE, write_case
 
 
 @needs_bubblewrap
@@ -159,8 +159,12 @@ def test_remarks_name_copies_library_calls_and_edited_checks(tmp_path):
     asked = plan([SOURCE])
     long = SOURCE_ANSWER + "".join(f"# step {i}: keys and values of layer {i} and so on\n" for i in range(20))
     own = "from course_lib.memory import predict\n" + SOURCE_ANSWER + "x = predict\n"
-    folder = a_class(tmp_path, ada=long, bob=long.replace("step 3", "point 3"), eve=own)
-    read = [read_submission(folder / name, asked) for name in ("ada", "bob", "eve")]
+    module = "import course_lib.memory as library\n" + SOURCE_ANSWER + "x = library.predict\n"
+    folder = a_class(tmp_path, ada=long, bob=long.replace("step 3", "point 3"), eve=own, dan=module)
+    write_case(next(case for case in CASES if case.name == "edited_check"), folder / "fay")
+    read = [read_submission(folder / name, asked) for name in ("ada", "bob", "dan", "eve", "fay")]
     found = {remark.students: remark.text for remark in remarks(read, asked)}
+    assert "uses the library's library" in found["dan",]
+    assert found["fay",].endswith("locked cells were edited (check-1-1)")
     assert "the same" in found["ada", "bob"]
     assert "uses the library's predict" in found["eve",]
