@@ -49,6 +49,15 @@ def test_the_solution_is_correct_and_named_as_the_check_expects(record):
     assert shown == f"✓ Exercise {record.id} – {record.title}: correct"
 
 
+@pytest.mark.parametrize("record", IN_NOTEBOOKS, ids=lambda record: record.id)
+def test_the_heading_tells_difficulty_and_points(record):
+    sources = [
+        "".join(cell["source"]) for cell in CHAPTERS[record.chapter] if cell["cell_type"] == "markdown"
+    ]
+    (text,) = [source for source in sources if source.startswith(f"### Exercise {record.id}:")]
+    assert text.splitlines()[2] == f"{record.stars}, {record.points} points"
+
+
 @pytest.mark.parametrize("chapter", CHAPTERS)
 def test_no_exercise_is_missing_and_none_is_unknown(chapter):
     sources = ["".join(cell["source"]) for cell in CHAPTERS[chapter] if cell["cell_type"] == "code"]
