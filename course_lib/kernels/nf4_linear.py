@@ -18,6 +18,7 @@ from course_lib.kernels.compiled import Case
 from course_lib.kernels.language import cdiv, dot_type, jit, power_of_two, tl, use_triton
 from course_lib.kernels.nf4_dequantize import block_scale, nf4_dequantize
 
+FUSED_RANK = 128  # of a LoRA beside it; above, the last product would not fit the shared memory
 FUSED_ROWS = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 16}  # more in fp32 spill registers
 TILE = 64  # rows of W a program holds: wgmma's least
 PROGRAMS = 264  # two for each multiprocessor of an H100; where W has fewer tiles, its columns are shared out
@@ -161,7 +162,7 @@ def fused_linear(
     (d_out, d_in), rows = shape, len(x)
     tiles = cdiv(d_out, tile)
     split = max(1, min(16, programs // tiles, d_in // block))
-    halves = x.view(rows, d_in // 2, 2).permute(2, 0, 1).contiguous()
+    halves = x.reshape(rows, d_in // 2, 2).permute(2, 0, 1).contiguous()
     partial = torch.empty(split, rows, d_out, dtype=torch.float32, device=x.device)
     double, r = second is not None, 0 if up is None else up.shape[1]
     linear_kernel[(tiles, split)](
@@ -196,7 +197,7 @@ def nf4_linear(
     d_in = x.shape[1]
     down = None if A is None or B is None else (x @ B.to(x.dtype)).mul_(scale)
     up = None if A is None else A.to(x.dtype)
-    if is_fused(x, d_in, block):
+    if is_fused(x, d_in, block) and (up is None or up.shape[1] <= FUSED_RANK):
         return fused_linear(x, packed, scales, second, offset, code, dynamic, (d_out, d_in), block, up, down)
     weight = nf4_dequantize(packed, scales, second, offset, code, dynamic, d_out * d_in, block, x.dtype)
     y = x @ weight.view(d_out, d_in).T
@@ -221,27 +222,55 @@ def _(
     return x.new_empty(x.shape[0], d_out)
 
 
-def _input_gradient(g: Tensor, weight: tuple[Tensor, ...], shape: tuple[int, int], block: int) -> Tensor:
-    """g W (rows, d_in)."""
-    if is_fused(g, shape[1], block):
-        return fused_gradient(g.contiguous(), *weight, shape, block)  # type: ignore[arg-type, call-arg, misc]
-    return g @ nf4_dequantize(*weight, shape[0] * shape[1], block, g.dtype).view(shape)
+@torch.library.custom_op("course::nf4_linear_backward", mutates_args=())
+def _input_gradient(
+    g: Tensor,
+    packed: Tensor,
+    scales: Tensor,
+    second: Tensor | None,
+    offset: Tensor | None,
+    code: Tensor,
+    dynamic: Tensor,
+    d_in: int,
+    block: int,
+) -> Tensor:
+    """g W (rows, d_in). An operation of its own, so that torch.compile does not trace into a launch."""
+    shape = g.shape[1], d_in
+    if is_fused(g, d_in, block):
+        return fused_gradient(g.contiguous(), packed, scales, second, offset, code, dynamic, shape, block)
+    weight = nf4_dequantize(packed, scales, second, offset, code, dynamic, shape[0] * d_in, block, g.dtype)
+    return g @ weight.view(shape)
+
+
+@_input_gradient.register_fake
+def _(
+    g: Tensor,
+    packed: Tensor,
+    scales: Tensor,
+    second: Tensor | None,
+    offset: Tensor | None,
+    code: Tensor,
+    dynamic: Tensor,
+    d_in: int,
+    block: int,
+) -> Tensor:
+    return g.new_empty(g.shape[0], d_in)
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, *weight, d_out, block, A, B, scale = inputs
-    ctx.sizes, ctx.scale, ctx.adapted = (d_out, x.shape[1], block), scale, A is not None
+    x, *weight, _, block, A, B, scale = inputs
+    ctx.sizes, ctx.scale, ctx.adapted = (x.shape[1], block), scale, A is not None
     # x only where a gradient of A or B will need it
     ctx.save_for_backward(x if ctx.adapted else None, *weight, A, B)
 
 
 def _backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
     x, *weight, A, B = ctx.saved_tensors
-    d_out, d_in, block = ctx.sizes
+    d_in, block = ctx.sizes
     through = None if A is None else (g @ A.to(g.dtype)).mul_(ctx.scale)
     dx = dA = dB = None
     if ctx.needs_input_grad[0]:
-        dx = _input_gradient(g, tuple(weight), (d_out, d_in), block)
+        dx = _input_gradient(g, *weight, d_in, block)
         if through is not None:
             dx = dx.addmm(through, B.to(g.dtype).T)
     if ctx.adapted and ctx.needs_input_grad[9]:
