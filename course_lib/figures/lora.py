@@ -71,7 +71,8 @@ def lora_explorer() -> Any:
         "targets": widgets.SelectMultiple(options=ALL_LINEAR, value=("q", "v"), rows=7,
                                           description="targets", **look),
     }  # fmt: skip
-    picture, sentence = widgets.Image(format="png"), widgets.HTML()
+    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="920px"))
+    sentence = widgets.HTML()
 
     def redraw(_: object = None) -> None:
         picture.value, sentence.value = _explored(**{name: c.value for name, c in controls.items()})

@@ -113,7 +113,8 @@ def svd_explorer() -> Any:
         "method": widgets.Dropdown(options=list(_METHODS), value="SVFT banded", description="method", **look),
         "size": widgets.IntSlider(8, 0, 64, description="r or d", continuous_update=False, **look),
     }
-    picture, sentence = widgets.Image(format="png"), widgets.HTML()
+    picture = widgets.Image(format="png", layout=widgets.Layout(max_width="820px"))
+    sentence = widgets.HTML()
 
     def redraw(_: object = None) -> None:
         controls["size"].disabled = controls["method"].value in _ONE_SIZE
