@@ -65,12 +65,16 @@ class Sandbox:
         """Command line of a worker; ``slot`` numbers those that run at the same time. ``seccomp`` is a
         descriptor with bubblewrap's filter, ``name`` the container's.
         """
-        user = _FIRST_USER + os.getpid() % _RUNS * 64 + slot
+        user = self.user(slot)
         if self.kind == "bubblewrap":
             return [*_bubblewrap(self.library, self.limits, user, seccomp), *_WORKER]
         if self.kind == "container":
             return _container(self.library, self.limits, self.image, user, name)
         return list(_WORKER)
+
+    def user(self, slot: int) -> int:
+        """The uid of a slot, where there is one to be had."""
+        return _FIRST_USER + os.getpid() % _RUNS * 64 + slot
 
     def end(self, name: str) -> None:
         """End a container: it outlives the client that started it."""

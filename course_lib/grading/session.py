@@ -121,8 +121,11 @@ class Session:
         """Append outcomes up to one that took too long; False where there is no answer."""
         assert self._worker is not None
         calls = [case.arguments for case in cases]
-        self._worker.send({"do": "call", "chapter": self._one.chapter, "names": self._names[record.id],
-                           "takes": bool(record.parameters), "calls": calls}, self._patience())  # fmt: skip
+        request = {
+            "do": "call", "chapter": self._one.chapter, "exercise": record.id,
+            "names": self._names[record.id], "takes": bool(record.parameters), "calls": calls,
+        }  # fmt: skip
+        self._worker.send(request, self._patience())
         while len(outcomes) < len(cases):
             reply = _mapping(self._worker.receive(self._patience()))
             if reply.get("missing"):

@@ -2,6 +2,7 @@
 
 import json
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -11,6 +12,8 @@ from course_lib.exercises.run import call
 from course_lib.grading.inside.messages import BadMessage, decode, encode
 from course_lib.grading.inside.program import statements
 from course_lib.grading.judge import hidden_cases
+from course_lib.grading.plan import plan
+from tests.grading.needs import ROOT
 
 
 def test_only_what_the_answers_need_is_run():
@@ -65,3 +68,36 @@ def test_check_and_the_grader_agree(record: Exercise):
             assert graded.status == told.status, answer
             pairs = zip(graded.properties, told.properties, strict=True)
             assert all(ours == theirs or ours[0] in drawn for ours, theirs in pairs), answer
+
+
+def chosen(source_cells, names):
+    """Statements that are run, as text, of cells given as (source, is an exercise's)."""
+    cells = [{"number": i, "exercise": mine, "source": text} for i, (text, mine) in enumerate(source_cells)]
+    return [s for s in statements(cells, names)[0] if not s.check]
+
+
+def test_a_name_that_means_something_else_elsewhere_does_not_bring_the_demonstration_in():
+    cells = [
+        ("f = slow(1)", False), ("def f():\n    return 1", True), ("f2 = f", False),
+        ('check("1.1", f)', False), ("for f in slow(2): pass", False),
+    ]  # fmt: skip
+    assert [s.cell for s in chosen(cells, ["f"])] == [1]
+    assert [s.cell for s in chosen([*cells[:2], ("def f():\n    return 2", False), *cells[3:]], ["f"])] == [
+        1,
+        2,
+    ]
+    assert [s.cell for s in chosen([("f = len", False), *cells[3:]], ["f"])] == [0]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("[0-9]*.ipynb")), ids=lambda p: p.stem)
+def test_no_demonstration_is_run_to_grade_a_notebook(path):
+    """A class is billed for the exercises alone: of the other cells, imports and no more."""
+    (asked,) = plan([path])
+    cells = [
+        (cell.source, bool(cell.metadata.get("nbgrader", {}).get("grade_id", "").startswith("ex-")))
+        for cell in nbformat.read(path, 4).cells
+        if cell.cell_type == "code"
+    ]
+    extra = [s for s in chosen(cells, list(asked.answers.values())) if not s.exercise]
+    assert len(extra) <= 5
+    assert all(s.imports for s in extra)

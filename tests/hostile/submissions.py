@@ -315,6 +315,13 @@ FAIR = [
     Case("remainder_on_a_line_of_its_own", 14.0, "%matplotlib inline\n" + HEAD +
          "    return (2 * layers * batch * length * kv_heads * head_dim * width\n            % 10**40)\n"),
     Case("question_marks", 14.0, "cache_bytes?\nfiles = !ls\n" + RIGHT),
+    Case("name_used_again_below", 14.0, edit=lambda n: n["cells"].append(code("cache_bytes = cache_bytes(1, 1, 1, 1, 1, 1, 1)"))),
+    Case("second_thoughts_above_the_check", 14.0, HEAD + "    return 0\n", lambda n: n["cells"].insert(
+        n["cells"].index(find(n, "check-1-1")), code(RIGHT))),
+    Case("wrong_second_thoughts_above_the_check", REST, RIGHT, lambda n: n["cells"].insert(
+        n["cells"].index(find(n, "check-1-1")), code(HEAD + "    return 0\n"))),
+    Case("answered_twice", 14.0, HEAD + "    return 0\n", lambda n: n["cells"].append(
+        find(n, "ex-1-1") | {"source": RIGHT}), said="there twice"),
     Case("failing_cell_before_it", 14.0, "1 / 0\n" + RIGHT),
     Case("zoë ☃ 李小龍", 14.0),
     Case("=HYPERLINK(1)", 14.0),

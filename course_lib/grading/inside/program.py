@@ -22,6 +22,9 @@ _HELP = re.compile(r"^[ \t]*(\?{1,2}[\w.]+|[\w.]+\?{1,2})[ \t]*$", re.MULTILINE)
 _TAKEN = re.compile(r"^([ \t]*[\w, ]+=)[ \t]*[%!].*$", re.MULTILINE)  # files = !ls
 
 
+_NOTHING = compile("pass", "<nothing>", "exec")
+
+
 @dataclass(frozen=True)
 class Statement:
     """One statement at the top of a cell, and the global names that it uses and sets."""
@@ -33,6 +36,7 @@ class Statement:
     sets: frozenset[str]
     imports: bool = False
     stub: str | None = None  # name of the function that is still the handed-out stub
+    check: tuple[str, str] | None = None  # exercise and name of an answer that is shown to `check` here
 
 
 def statements(
@@ -58,6 +62,8 @@ def _of_cell(cell: dict[str, Any]) -> Iterator[Statement]:
     linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     for node in tree.body:
         if _is_check(node):
+            if shown := _shown(node):
+                yield Statement(cell["number"], False, _NOTHING, frozenset(), frozenset(), check=shown)
             continue
         code = compile(ast.Module([node], []), name, "exec", dont_inherit=True)
         uses, sets = _globals(code)
@@ -86,6 +92,14 @@ def _parsed(source: str, name: str) -> tuple[str, ast.Module]:
 def _is_check(node: ast.stmt) -> bool:
     value = node.value if isinstance(node, (ast.Expr, ast.Assign)) else None
     return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id == "check"
+
+
+def _shown(node: Any) -> tuple[str, str] | None:
+    """Exercise and name in ``check("1.1", answer)``."""
+    match node.value.args:
+        case [ast.Constant(value=str(exercise)), ast.Name(id=name)]:
+            return exercise, name
+    return None
 
 
 def _is_stub(node: ast.FunctionDef) -> bool:
@@ -141,11 +155,23 @@ def _needed(found: list[Statement], names: set[str]) -> list[Statement]:
         name for s in found if s.imports for name in s.sets
     }  # np.set_printoptions() is no part of an answer
     found = [s if s.imports else replace(s, sets=s.sets - modules) for s in found]
-    chosen = {i for i, s in enumerate(found) if s.exercise or "*" in s.sets}
-    names |= {name for i in chosen for name in found[i].uses}
+    chosen = {i for i, s in enumerate(found) if s.exercise or s.check or "*" in s.sets}
+    for name in names:
+        chosen |= _makes(found, name)
+    needed = {name for i in chosen for name in found[i].uses}
     while True:
-        more = {i for i, s in enumerate(found) if i not in chosen and s.sets & names}
+        more = {i for i, s in enumerate(found) if i not in chosen and s.sets & needed}
         if not more:
             return [found[i] for i in sorted(chosen)]
         chosen |= more
-        names |= {name for i in more for name in found[i].uses}
+        needed |= {name for i in more for name in found[i].uses}
+
+
+def _makes(found: list[Statement], name: str) -> set[int]:
+    """The statements outside of exercises that have a part in an answer: those between the exercise's own, if
+    there are any, and the last `check` after them. A name may mean something else before and after.
+    """
+    begin = max((i for i, s in enumerate(found) if s.exercise and name in s.sets), default=-1)
+    checks = [i for i, s in enumerate(found) if s.check and s.check[1] == name and i > begin]
+    end = max(checks, default=len(found))
+    return {i for i in range(begin + 1, end) if name in found[i].sets}

@@ -32,14 +32,17 @@ def main() -> None:
     _limit(first["limits"])
     _write(replies, {"ready": True})
     spaces: dict[int, dict[str, Any]] = {}
+    checked: dict[int, dict[tuple[str, str], Any]] = {}
     broken: dict[int, dict[int, str]] = {}
     while (request := _read(requests)) is not None:
         chapter = request["chapter"]
         if request["do"] == "build":
-            spaces[chapter], broken[chapter] = _build(request, replies, first["seconds"])
+            built = _build(request, replies, first["seconds"])
+            spaces[chapter], checked[chapter], broken[chapter] = built
             _write(replies, {"built": [[cell, said[:_LONGEST]] for cell, said in broken[chapter].items()]})
         else:
-            _answer(request, spaces.get(chapter, {}), replies, first["seconds"])
+            known = spaces.get(chapter, {}), checked.get(chapter, {})
+            _answer(request, *known, replies, first["seconds"])
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -48,12 +51,23 @@ def _limit(limits: dict[str, int]) -> None:
         resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (value, value))
 
 
-def _build(request: dict[str, Any], replies: int, seconds: float) -> tuple[dict[str, Any], dict[int, str]]:
-    """Run the cells' statements in a namespace of their own; a sentence on each cell where one failed."""
+def _build(
+    request: dict[str, Any], replies: int, seconds: float
+) -> tuple[dict[str, Any], dict[tuple[str, str], Any], dict[int, str]]:
+    """Run the cells' statements in a namespace of their own: that, the answers as they were where `check` saw
+    them last, by exercise and name, and a sentence on each cell where a statement failed.
+    """
     space: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
+    checked: dict[tuple[str, str], Any] = {}
     chosen, broken = statements(request["cells"], request["names"])
     running = -1
     for statement in chosen:
+        if statement.check:
+            if statement.check[1] in space:
+                checked[statement.check] = space[statement.check[1]]
+            continue
+        if statement.exercise:  # another answer to the same: the last one counts
+            checked = {key: kept for key, kept in checked.items() if key[1] not in statement.sets}
         if statement.cell != running:
             running = statement.cell
             _write(replies, {"running": running})
@@ -64,7 +78,7 @@ def _build(request: dict[str, Any], replies: int, seconds: float) -> tuple[dict[
             broken[running] = f"a statement did not end within {seconds:.0f} seconds"
         except BaseException as error:  # sys.exit() too: the cells after it still count
             broken.setdefault(running, f"a statement raised {type(error).__name__}: {_text(error)}")
-    return space, broken
+    return space, checked, broken
 
 
 def _text(error: BaseException) -> str:
@@ -74,12 +88,19 @@ def _text(error: BaseException) -> str:
         return "(an error that cannot say what it is)"
 
 
-def _answer(request: dict[str, Any], space: dict[str, Any], replies: int, seconds: float) -> None:
+def _answer(
+    request: dict[str, Any],
+    space: dict[str, Any],
+    checked: dict[tuple[str, str], Any],
+    replies: int,
+    seconds: float,
+) -> None:
     """One reply for each call, or one that says that there is nothing to call."""
-    name = next((name for name in request["names"] if name in space), None)
-    if name is None:
+    keys = [(request["exercise"], name) for name in request["names"]]
+    found = [checked.get(key, space.get(key[1])) for key in keys if key in checked or key[1] in space]
+    if not found:
         return _write(replies, {"missing": True})
-    answer = space[name]
+    answer = found[0]
     if not request["takes"] and not callable(answer):
         return _write(replies, _plain_reply(call(lambda: answer, ())))
     if answer is None or answer is Ellipsis:
