@@ -20,7 +20,8 @@ from course_lib.kernels.nf4_dequantize import block_scale, nf4_dequantize
 
 FUSED_RANK = 128  # of a LoRA beside it; above, the last product would not fit the shared memory
 FUSED_ROWS = {torch.bfloat16: 64, torch.float16: 64, torch.float32: 16}  # more in fp32 spill registers
-TILE = 64  # rows of W a program holds: wgmma's least
+TILE = 64  # rows of W a program holds, or bytes of each backward: wgmma's least
+STEP = 32  # rows of W that backward unpacks at a time; 64 spill registers
 PROGRAMS = 264  # two for each multiprocessor of an H100; where W has fewer tiles, its columns are shared out
 
 
@@ -93,27 +94,32 @@ def gradient_kernel(  # type: ignore[no-untyped-def]
     d_out,
     d_in,
     BLOCK: tl.constexpr,
+    TILE: tl.constexpr,  # bytes of a row of W, one block or more
     STEP: tl.constexpr,  # rows of W unpacked at a time
     ROWS: tl.constexpr,
     SPLIT: tl.constexpr,
     DOUBLE: tl.constexpr,
     DOT: tl.constexpr,
 ):
-    """g W for the BLOCK columns of W that share a scale in each row; even and odd ones apart, as they lie."""
+    """g W for 2 · TILE columns of W; even and odd ones apart, as they lie."""
     HALF: tl.constexpr = BLOCK // 2
-    b = tl.program_id(0)
+    b = (tl.program_id(0) * (TILE // HALF) + tl.arange(0, TILE // HALF))[None, :]
     t = tl.arange(0, ROWS)
     row_blocks = d_in // BLOCK
     share = (d_out + SPLIT * STEP - 1) // (SPLIT * STEP) * STEP
     first = tl.program_id(1) * share
-    even = tl.zeros((HALF, ROWS), tl.float32)
-    odd = tl.zeros((HALF, ROWS), tl.float32)
-    half = b * HALF + tl.arange(0, HALF)[None, :]
+    even = tl.zeros((TILE, ROWS), tl.float32)
+    odd = tl.zeros((TILE, ROWS), tl.float32)
+    half = tl.program_id(0) * TILE + tl.arange(0, TILE)[None, :]
+    there = half < d_in // 2
     for begin in range(first, min(first + share, d_out), STEP):
         w = begin + tl.arange(0, STEP)
         inside = w < d_out
-        scale = block_scale(scales, second, offset, dynamic, w * row_blocks + b, inside, DOUBLE)[:, None]
-        byte = tl.load(packed + w.to(tl.int64)[:, None] * (d_in // 2) + half, mask=inside[:, None], other=0)
+        block, known = w[:, None] * row_blocks + b, inside[:, None] & (b < row_blocks)
+        scale = block_scale(scales, second, offset, dynamic, block, known, DOUBLE)[:, :, None]
+        scale = tl.reshape(tl.broadcast_to(scale, (STEP, TILE // HALF, HALF)), (STEP, TILE))
+        at = packed + w.to(tl.int64)[:, None] * (d_in // 2) + half
+        byte = tl.load(at, mask=inside[:, None] & there, other=0)
         slope = tl.load(
             g + t[None, :] * d_out + w[:, None], mask=inside[:, None] & (t[None, :] < rows), other=0.0
         ).to(DOT)
@@ -122,22 +128,23 @@ def gradient_kernel(  # type: ignore[no-untyped-def]
         even = tl.dot(tl.trans(high), slope, even, input_precision="ieee")
         odd = tl.dot(tl.trans(low), slope, odd, input_precision="ieee")
     to = out + (tl.program_id(1) * rows + t)[None, :] * d_in + 2 * tl.trans(half)
-    tl.store(to, even, mask=t[None, :] < rows)
-    tl.store(to + 1, odd, mask=t[None, :] < rows)
+    kept = tl.trans(there) & (t[None, :] < rows)
+    tl.store(to, even, mask=kept)
+    tl.store(to + 1, odd, mask=kept)
 
 
 def fused_gradient(
     g: Tensor, packed: Tensor, scales: Tensor, second: Tensor | None, offset: Tensor | None, code: Tensor,
-    dynamic: Tensor, shape: tuple[int, int], block: int, step: int = 64, programs: int = PROGRAMS,
+    dynamic: Tensor, shape: tuple[int, int], block: int, step: int = STEP, programs: int = PROGRAMS,
 ) -> Tensor:  # fmt: skip
     """g W (rows, d_in) for a few rows of g (rows, d_out)."""
     (d_out, d_in), rows, double = shape, len(g), second is not None
-    tiles = d_in // block
+    tiles = cdiv(d_in // 2, TILE)
     split = max(1, min(16, programs // tiles, cdiv(d_out, step)))
     partial = torch.empty(split, rows, d_in, dtype=torch.float32, device=g.device)
     gradient_kernel[(tiles, split)](
         packed, scales, second if double else scales, offset if double else scales, code, dynamic, g, partial,
-        rows, d_out, d_in, BLOCK=block, STEP=step, ROWS=max(16, power_of_two(rows)), SPLIT=split,
+        rows, d_out, d_in, BLOCK=block, TILE=TILE, STEP=step, ROWS=max(16, power_of_two(rows)), SPLIT=split,
         DOUBLE=double, DOT=dot_type(g.dtype), num_warps=4, num_stages=3, enable_fp_fusion=False,
     )  # fmt: skip
     return (partial[0] if split == 1 else partial.sum(0)).to(g.dtype)
@@ -307,12 +314,13 @@ def cases() -> list[Case]:
             )  # fmt: skip
             backward = {
                 **weight, "g": f"*{name}", "out": "*fp32", **sizes,
-                **dict.fromkeys(("BLOCK", "STEP", "ROWS", "SPLIT", "DOUBLE", "DOT"), "constexpr"),
+                **dict.fromkeys(("BLOCK", "TILE", "STEP", "ROWS", "SPLIT", "DOUBLE", "DOT"), "constexpr"),
             }  # fmt: skip
             made.append(
                 Case(
                     f"nf4_linear {name}, {rows} rows, backward", gradient_kernel, backward,
-                    {**shared, "STEP": 64}, fusion=False, multiples=("d_out", "d_in"),
+                    {**shared, "TILE": TILE, "STEP": STEP}, wgmma=dtype != torch.float32, fusion=False,
+                    multiples=("d_out", "d_in"),
                 )
             )  # fmt: skip
     return made

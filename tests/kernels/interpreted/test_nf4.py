@@ -122,3 +122,15 @@ def test_gradient_of_few_rows_against_float64(rows, d_in, d_out, dtype, guarded)
         got = fused_gradient(g, *weight, (d_out, d_in), 64, step=32, programs=5)
     w = dequantize(q)
     close(got, g @ w, g.double() @ w.double())
+
+
+@pytest.mark.parametrize("block", [32, 64])
+@pytest.mark.parametrize("d_in", [64, 192, 320])
+def test_gradient_takes_columns_that_fill_no_tile(d_in, block, guarded):
+    """A tile of W has 128 columns: four blocks of 32, or two of 64, the last one with fewer."""
+    weight, q, _ = quantised((70, d_in), torch.float32, block=block)
+    g = torch.randn(3, 70, generator=torch.Generator().manual_seed(1))
+    with guarded():
+        got = fused_gradient(g, *weight, (70, d_in), block)
+    w = dequantize(q)
+    close(got, g @ w, g.double() @ w.double())
