@@ -98,7 +98,7 @@ def _exercise(verdict: Verdict, comment: str) -> str:
     if verdict.failing_input:
         lines.append(f"On {_text(verdict.failing_input)}: {_text(verdict.problem or '')}.")
     elif verdict.problem:
-        lines.append(f"{_text(verdict.problem)}.")
+        lines.append(f"{_text(verdict.problem[0].upper() + verdict.problem[1:])}.")
     body = "".join(f"<p>{line}</p>" for line in lines)
     if verdict.hint:
         body += f"<p class='hint'>Hint: {_text(verdict.hint)}</p>"

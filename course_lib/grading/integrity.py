@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from course_lib.grading.inside.program import statements
 from course_lib.grading.plan import Asked
 from course_lib.grading.submission import Submission
 
@@ -45,12 +46,20 @@ def _own(submission: Submission, asked: Sequence[Asked]) -> list[Remark]:
             name = str(cell.grade_id)
             if one.marks.get(name, {}).get("locked") and cell.source.strip() != one.handed_out[name].strip():
                 edited.append(name)
-            used = sorted(taken & set(_words(cell.source))) if name.startswith("ex-") else []
-            if used and cell.kind == "code":
+            used = (
+                sorted(taken & _used(cell.source)) if name.startswith("ex-") and cell.kind == "code" else []
+            )
+            if used:
                 found.append(f"{one.name}: {name[:30]} uses the library's {', '.join(used)}")
         if edited:
             found.append(f"{one.name}: locked cells were edited ({', '.join(dict.fromkeys(edited))})")
     return [Remark((submission.student,), text) for text in found]
+
+
+def _used(source: str) -> set[str]:
+    """Global names that the code reads: no word of a comment, no parameter of the same name."""
+    chosen, _ = statements([{"number": 0, "exercise": True, "source": source}], [])
+    return {name for statement in chosen for name in statement.uses}
 
 
 def _taken(source: str) -> list[str]:

@@ -158,7 +158,7 @@ def test_a_table_holds_no_formula(text):
 def test_remarks_name_copies_library_calls_and_edited_checks(tmp_path):
     asked = plan([SOURCE])
     long = SOURCE_ANSWER + "".join(f"# step {i}: keys and values of layer {i} and so on\n" for i in range(20))
-    own = "from course_lib.memory import predict\n" + SOURCE_ANSWER + "x = predict\n"
+    own = "from course_lib.memory import predict, width\n# measure\n" + SOURCE_ANSWER + "x = predict\n"
     module = "import course_lib.memory as library\n" + SOURCE_ANSWER + "x = library.predict\n"
     folder = a_class(tmp_path, ada=long, bob=long.replace("step 3", "point 3"), eve=own, dan=module)
     write_case(next(case for case in CASES if case.name == "edited_check"), folder / "fay")
@@ -167,4 +167,4 @@ def test_remarks_name_copies_library_calls_and_edited_checks(tmp_path):
     assert "uses the library's library" in found["dan",]
     assert found["fay",].endswith("locked cells were edited (check-1-1)")
     assert "the same" in found["ada", "bob"]
-    assert "uses the library's predict" in found["eve",]
+    assert found["eve",].endswith("uses the library's predict")  # not `width`, which is a parameter
