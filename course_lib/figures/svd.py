@@ -156,7 +156,8 @@ def explore_method(model: str, method: str, size: int) -> tuple[Spec, str]:
 def _explored(model: str, method: str, size: int) -> tuple[bytes, str]:
     """The explorer's picture (PNG) and sentence."""
     spec, sentence = explore_method(model, method, size)
-    scale = f"\n(r or d of {size} drawn as {_drawn_size(size)})" if size != _drawn_size(size) else ""
+    shrunk = size != _drawn_size(size) and method not in _ONE_SIZE
+    scale = f"\n(r or d of {size} drawn as {_drawn_size(size)})" if shrunk else ""
     with course_style():
         import matplotlib.pyplot as plt
 
