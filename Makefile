@@ -26,7 +26,7 @@ test: setup-dev  ## lint, types, unit tests, every notebook (solved and unsolved
 
 gpu-test: setup-dev  ## tests and benchmarks that need a CUDA device; figures to data/benchmarks
 	$(VENV)/python -m pytest tests -m gpu
-	$(VENV)/python benchmarks/kernels.py --save
+	$(VENV)/python benchmarks/gpu.py --save
 
 test-slow: setup-dev  ## what takes minutes
 	$(VENV)/python -m pytest tests -m slow

@@ -22,20 +22,35 @@ def data_path(*parts: str) -> Path:
     return path
 
 
-def write_atomically(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Call ``write(file)`` on a temporary file beside ``path``, flush it, and rename it into place."""
+def _umask() -> int:
+    """What new files do not allow; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], object], private: bool = False) -> None:
+    """Call ``write(file)`` on a temporary file beside ``path``, flush it, and rename it into place.
+
+    Others may read it as the user's umask says; if it is ``private``, nobody else may.
+    """
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+            if not private and hasattr(os, "fchmod"):  # mkstemp's files are for their owner alone
+                os.fchmod(descriptor, 0o666 & ~_UMASK)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def write_text_atomically(path: Path, text: str) -> None:
+def write_text_atomically(path: Path, text: str, private: bool = False) -> None:
     """Write a text file so that a reader, or a kill, sees the old one or the new one and nothing between."""
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_atomically(path, lambda file: file.write(text.encode()), private)

@@ -59,7 +59,8 @@ def difference(expected: Any, got: Any, tolerance: float, names: Sequence[str] =
     """
     if isinstance(expected, list) and isinstance(got, (list, np.ndarray)):
         if len(expected) != len(got):
-            return f"it returned {len(got)} values, {len(expected)} are asked for"
+            values = "value" if len(got) == 1 else "values"
+            return f"it returned {len(got)} {values}, where {len(expected)} should come back"
         named = names or [f"value {i}" for i in range(1, len(expected) + 1)]
         parts = zip(named, expected, got, strict=True)
         found = ((name, difference(e, plain(g), tolerance)) for name, e, g in parts)

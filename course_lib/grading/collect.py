@@ -98,9 +98,9 @@ def _keep(folder: Path, name: str, time: float, late: bool, content: bytes, said
     if times.get(name, {}).get("time", time) > time:
         said.append(f"{folder.name}: an older {name} was left out")
         return
-    write_atomically(folder / name, lambda file: file.write(content))
+    write_atomically(folder / name, lambda file: file.write(content), private=True)
     times[name] = {"time": time, "late": late}
-    write_text_atomically(folder / TIMES, json.dumps(times, indent=1, sort_keys=True))
+    write_text_atomically(folder / TIMES, json.dumps(times, indent=1, sort_keys=True), private=True)
     if late:
         said.append(f"{folder.name}: {name} came late ({datetime.fromtimestamp(time):%Y-%m-%d %H:%M})")
 

@@ -35,7 +35,7 @@ def export_csv(book: Book, asked: Sequence[Asked], path: Path | str) -> Path:
         waiting = sum(waits for _, waits in by_hand)
         row = [safe(result.student), *numbers, round(sum(numbers), 4), waiting, safe("; ".join(result.notes))]
         table.writerow(row)
-    write_text_atomically(Path(path), text.getvalue())
+    write_text_atomically(Path(path), text.getvalue(), private=True)
     return Path(path)
 
 

@@ -50,7 +50,7 @@ def write_feedback(book: Book, asked: Sequence[Asked], folder: Path | str | None
     prose, comments, written = book.prose_points(), book.comments(), []
     for result in book.results():
         path = folder / f"{result.student}.html"
-        write_text_atomically(path, feedback_page(result, asked, prose, comments))
+        write_text_atomically(path, feedback_page(result, asked, prose, comments), private=True)
         written.append(path)
     return written
 

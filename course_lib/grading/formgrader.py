@@ -21,7 +21,7 @@ def write_for_reading(folder: Path, submission: Submission, asked: tuple[Asked, 
         place = folder / "autograded" / submission.student / one.name
         place.mkdir(parents=True, exist_ok=True)
         text = nbformat.writes(_to_read(one, handed))  # type: ignore[no-untyped-call]
-        write_text_atomically(place / f"{one.name}.ipynb", text)
+        write_text_atomically(place / f"{one.name}.ipynb", text, private=True)
 
 
 def _to_read(one: Asked, handed: Handed | None) -> nbformat.NotebookNode:

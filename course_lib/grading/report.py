@@ -49,7 +49,7 @@ def write_report(book: Book, asked: Sequence[Asked], remarks: Sequence[Remark], 
     body.append(f"<h2>Unusual submissions</h2><ul>{odd or '<li>none</li>'}</ul>")
     body.append("<h2>For a person to look at</h2><p>Reported, not judged: none of this changed a grade.</p>"
                 f"<ul>{looked or '<li>nothing</li>'}</ul>")  # fmt: skip
-    write_text_atomically(Path(path), page("What the class understood", "".join(body)))
+    write_text_atomically(Path(path), page("What the class understood", "".join(body)), private=True)
     return Path(path)
 
 

@@ -10,7 +10,7 @@ import torch
 
 from course_lib.catalog import Architecture
 
-FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "kernels.py"
+FILE = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu.py"
 SMALL = Architecture(
     name="small", hidden=64, layers=1, heads=2, kv_heads=1, head_dim=32, intermediate=128, vocab=50,
     max_length=64,
@@ -75,6 +75,6 @@ def test_what_is_kept_is_what_the_notebook_reads(benchmark, tmp_path, monkeypatc
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a CUDA device")
 def test_without_a_device_it_says_so(benchmark, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["kernels.py"])
+    monkeypatch.setattr(sys, "argv", ["gpu.py"])
     benchmark.main()
     assert capsys.readouterr().out == "not measured: no CUDA device here\n"

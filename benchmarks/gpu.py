@@ -311,7 +311,7 @@ def save(rows: list[Row], name: str) -> Path:
     versions = f"torch {torch.__version__}, Triton {triton.__version__}, CUDA {torch.version.cuda}"
     kept = {
         "machine": f"{name}, {versions}",
-        "command": "python benchmarks/kernels.py --save",
+        "command": "python benchmarks/gpu.py --save",
         "commit": commit,
         "rows": [asdict(row) | {"ratio": row.ratio} for row in rows],
     }
