@@ -167,10 +167,10 @@ def _bubblewrap(library: Path, limits: Limits, user: int, seccomp: int | None) -
     root = os.geteuid() == 0
     spaces = ["--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     command = ["bwrap", *spaces, "--die-with-parent", "--new-session", "--clearenv", "--hostname", "course"]
-    command += _binds(library)
     command += ["--proc", "/proc", "--dev", "/dev"]
     for place in ("/tmp", "/dev/shm"):  # all that can be written, the two mounts around them included
         command += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", place]
+    command += _binds(library)  # after /tmp: Python itself may lie there
     command += ["--chdir", "/tmp", "--remount-ro", "/dev", "--remount-ro", "/"]
     command += [] if seccomp is None else ["--seccomp", str(seccomp)]
     for name, value in _environment("/course").items():
