@@ -340,7 +340,7 @@ def test_no_warning_of_a_students_arithmetic_is_left_on_the_screen():
         (np.ones(3), np.ones(4), r"shape (4,), (3,)"),
         (np.ones(3), [1, 1, 1], None),
         (np.ones(2), [1, float("nan")], "NaN"),
-        ([1.0, 2.0], [1.0], "1 values, 2"),
+        ([1.0, 2.0], [1.0], "1 value, where 2 should"),
         ([1.0, 2.0], [1.0, 3.0], "in value 2"),
         ("a", "b", "'b'"),
         ("a", "a", None),
