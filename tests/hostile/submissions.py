@@ -118,9 +118,11 @@ FORGERIES = [
         "return c._cache_bytes(layers, batch, length, heads, kv_heads, head_dim, width)"),
         said="ModuleNotFoundError"),
     Case("answer_sought_on_disk", REST, _inside(
-        "import pathlib\nfor top in ('/course', '/home', '/tmp', '/mnt', '/srv', '/opt'):\n"
+        "import pathlib, sys\nfor top in ('/course', '/home', '/tmp', '/mnt', '/srv', '/opt'):\n"
         "    for name in ('chapter1*', '01_memory*', 'seed', 'gradebook*', '*judge*'):\n"
-        "        for place in pathlib.Path(top).rglob(name):\n            return 10**9\nreturn 0"), said="it returned 0"),
+        "        for place in pathlib.Path(top).rglob(name):\n"
+        "            if not place.is_relative_to(sys.prefix):\n                return 10**9\nreturn 0"),
+        said="it returned 0"),
     Case("frames_of_the_worker", REST, _inside(
         "import sys\nframe = sys._getframe()\nwhile frame.f_back:\n    frame = frame.f_back\n"
         "    frame.f_locals.get('request', {})['names'] = ['forged'] if 'request' in frame.f_locals else []\n"
@@ -223,8 +225,10 @@ ATTACKS = [
     Case("network", 14.0, "import socket\ntry:\n    socket.create_connection(('10.0.0.1', 80), 1)\n    reached = True\n"
          "except OSError:\n    reached = False\n" + HEAD +
          "    if reached: return 0\n    return 2 * layers * batch * length * kv_heads * head_dim * width\n"),
-    Case("sees_nobody", 14.0, "import os\nothers = [p for p in os.listdir('/proc') if p.isdigit() and int(p) > 40]\n"
-         "seen = bool(os.listdir('/tmp')) or bool(others) or os.getuid() == 0\n" + HEAD +
+    Case("sees_nobody", 14.0, "import os, sys\n"
+         "others = [p for p in os.listdir('/proc') if p.isdigit() and int(p) > 40]\n"
+         "others += [p for p in os.listdir('/tmp') if not sys.prefix.startswith(f'/tmp/{p}/')]  # Python may be there\n"
+         "seen = bool(others) or os.getuid() == 0\n" + HEAD +
          "    if seen: return 0\n    return 2 * layers * batch * length * kv_heads * head_dim * width\n"),
     Case("ptrace", 14.0, "import ctypes\nattached = ctypes.CDLL(None).ptrace(16, 1, 0, 0) == 0\n" + HEAD +
          "    if attached: return 0\n    return 2 * layers * batch * length * kv_heads * head_dim * width\n"),
