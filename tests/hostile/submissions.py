@@ -118,10 +118,12 @@ FORGERIES = [
         "return c._cache_bytes(layers, batch, length, heads, kv_heads, head_dim, width)"),
         said="ModuleNotFoundError"),
     Case("answer_sought_on_disk", REST, _inside(
-        "import pathlib, sys\nfor top in ('/course', '/home', '/tmp', '/mnt', '/srv', '/opt'):\n"
-        "    for name in ('chapter1*', '01_memory*', 'seed', 'gradebook*', '*judge*'):\n"
-        "        for place in pathlib.Path(top).rglob(name):\n"
-        "            if not place.is_relative_to(sys.prefix):\n                return 10**9\nreturn 0"),
+        "import fnmatch, os, sys\nfor top in ('/course', '/home', '/tmp', '/mnt', '/srv', '/opt'):\n"
+        "    for here, folders, files in os.walk(top):\n"
+        "        python = (sys.prefix, sys.base_prefix)\n"
+        "        folders[:] = [name for name in folders if os.path.join(here, name) not in python]\n"
+        "        for name in ('chapter1*', '01_memory*', 'seed', 'gradebook*', '*judge*'):\n"
+        "            if fnmatch.filter(folders + files, name): return 10**9\nreturn 0"),
         said="it returned 0"),
     Case("frames_of_the_worker", REST, _inside(
         "import sys\nframe = sys._getframe()\nwhile frame.f_back:\n    frame = frame.f_back\n"
