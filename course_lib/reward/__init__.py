@@ -4,7 +4,7 @@ from course_lib.reward.agreement import accuracy, agreement_ceiling, calibration
 from course_lib.reward.batch import pad_right
 from course_lib.reward.bradley_terry import fit_bradley_terry
 from course_lib.reward.data import Preference, load_preferences, rated_pairs, save_preference, vader_ratings
-from course_lib.reward.dpo import dpo_loss, train_dpo
+from course_lib.reward.dpo import dpo_loss, implicit_reward, pair_log_probabilities, train_dpo
 from course_lib.reward.existence import NoMaximum
 from course_lib.reward.gold import gold_rule, judged_pairs
 from course_lib.reward.linear import fit_linear_reward
@@ -46,11 +46,13 @@ __all__ = [
     "fit_linear_reward",
     "fit_overoptimisation",
     "gold_rule",
+    "implicit_reward",
     "judged_pairs",
     "kl_divergence",
     "length_bias",
     "load_preferences",
     "pad_right",
+    "pair_log_probabilities",
     "pairwise_loss",
     "proxy_gold_curve",
     "rated_pairs",

@@ -68,6 +68,17 @@ def completion_log_probability(
     return torch.where(completion, chosen, 0.0).sum(dim=1)
 
 
+def pair_log_probabilities(
+    model: nn.Module, preferences: Sequence[Preference], encode: Encode, seq_len: int
+) -> Tensor:
+    """log π(completion | prompt) (pairs, 2) of every pair's chosen and rejected completion, in nats.
+
+    With a policy's and its reference's, ``implicit_reward`` says what the policy has learned to prefer.
+    Raises ValueError, naming the pair that does not fit ``seq_len`` whole or whose sides are the same.
+    """
+    return _all_logs(model, _prompted(preferences, encode, seq_len))
+
+
 def train_dpo(
     policy: nn.Module,
     preferences: Sequence[Preference],
@@ -83,12 +94,8 @@ def train_dpo(
     Texts must fit ``config.seq_len`` whole. To resume, give the policy as it was at the start: the checkpoint
     brings the rest. Raises ValueError, naming the pair that is too long or whose sides are the same.
     """
-    pairs = [prompted(k, row, encode, config.seq_len) for k, row in enumerate(preferences)]
-    policy.eval()
-    with torch.no_grad():
-        blocks = (pairs[begin : begin + 16] for begin in range(0, len(pairs), 16))
-        asked = [torch.stack(_completion_logs(policy, _collate(block)), dim=1).cpu() for block in blocks]
-    reference = torch.cat(asked)  # (pairs, 2)
+    pairs = _prompted(preferences, encode, config.seq_len)
+    reference = _all_logs(policy, pairs)
     order = Shuffle(len(pairs), config.batch_size, config.seed)
 
     def batch_at(step: int) -> Batch:
@@ -105,6 +112,23 @@ def train_dpo(
         policy, batch_at, objective, config, folder=folder, resume=resume,
         data_id=digest(pairs),
     )  # fmt: skip
+
+
+def _prompted(preferences: Sequence[Preference], encode: Encode, seq_len: int) -> list[tuple[Pair, int]]:
+    if not preferences:
+        raise ValueError("there is no preference pair")
+    return [prompted(k, row, encode, seq_len) for k, row in enumerate(preferences)]
+
+
+@torch.no_grad()
+def _all_logs(model: nn.Module, pairs: Sequence[tuple[Pair, int]]) -> Tensor:
+    """log π (pairs, 2) of chosen and rejected, without dropout, asked for in blocks; on the CPU."""
+    training = model.training
+    model.eval()
+    blocks = (pairs[begin : begin + 16] for begin in range(0, len(pairs), 16))
+    logs = [torch.stack(_completion_logs(model, _collate(block)), dim=1).cpu() for block in blocks]
+    model.train(training)
+    return torch.cat(logs)
 
 
 def _collate(rows: Sequence[tuple[Pair, int]]) -> Batch:

@@ -10,7 +10,12 @@ from course_lib.catalog import architecture
 from course_lib.lm import Llama
 from course_lib.reward import RewardModel, pairwise_loss, train_reward_model
 from course_lib.reward.data import Preference
-from course_lib.reward.dpo import completion_log_probability, implicit_reward, train_dpo
+from course_lib.reward.dpo import (
+    completion_log_probability,
+    implicit_reward,
+    pair_log_probabilities,
+    train_dpo,
+)
 from course_lib.reward.pairs import Shuffle, collate, encode_pairs
 from course_lib.reward.training import reward_gaps
 from course_lib.train import TrainConfig
@@ -116,3 +121,22 @@ def test_dpo_refuses_pairs_that_do_not_fit():
     for bad in (Preference("", "a", "b"), Preference("p", "x" * 40, "b"), Preference("p", "a", "a")):
         with pytest.raises(ValueError, match="pair 1"):
             train_dpo(tiny().backbone, [PAIRS[0], bad], encode, CONFIG)
+
+
+def test_pairs_are_asked_as_they_are_trained_on():
+    model = tiny().backbone.train()
+    asked = pair_log_probabilities(model, PAIRS[:20], encode, 32)  # more than one block
+    assert model.training
+    assert asked.shape == (20, 2)
+    assert not asked.requires_grad
+    for k in (0, 19):
+        tokens = [
+            torch.tensor([encode(PAIRS[k].prompt + text)]) for text in (PAIRS[k].chosen, PAIRS[k].rejected)
+        ]
+        for side, row in enumerate(tokens):
+            begin = len(PAIRS[k].prompt)
+            logs = model(row)[0, begin - 1 : -1].log_softmax(dim=-1)
+            told = logs.gather(1, row[0, begin:, None]).sum()
+            torch.testing.assert_close(asked[k, side], told.detach())
+    with pytest.raises(ValueError, match="no preference pair"):
+        pair_log_probabilities(model, [], encode, 32)
