@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import signal
 import threading
+import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -37,15 +38,35 @@ class Outcome:
     too_slow: bool = False
 
 
-def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
+LATE = Outcome(problem="the calls before it took all the time there is", too_slow=True)
+
+
+def call_all(
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], seconds: float = SECONDS
+) -> Iterator[Outcome]:
+    """The outcome of each call, up to one that takes too long; ``seconds`` are for all of them together.
+
+    The clock rings within a call alone: whoever takes the outcomes is never interrupted.
+    """
+    end = time.monotonic() + seconds
+    for arguments in calls:
+        left = end - time.monotonic()
+        outcome = call(function, arguments, left) if left > 0 else LATE
+        yield outcome
+        if outcome.too_slow:
+            return
+
+
+def call(function: Callable[..., Any], arguments: tuple[Any, ...], seconds: float = SECONDS) -> Outcome:
     """One call on copies of the arguments. KeyboardInterrupt alone is let through."""
     try:
-        with np.errstate(all="ignore"), warnings.catch_warnings():  # a NaN is told in a sentence of ours
-            warnings.simplefilter("ignore")
-            result = function(*copy.deepcopy(arguments))
-        if result is None or result is Ellipsis:
-            return Outcome(problem=NOTHING, unattempted=True)
-        return Outcome(plain(result))
+        with time_limit(seconds):
+            with np.errstate(all="ignore"), warnings.catch_warnings():  # a NaN is told in a sentence of ours
+                warnings.simplefilter("ignore")
+                result = function(*copy.deepcopy(arguments))
+            if result is None or result is Ellipsis:
+                return Outcome(problem=NOTHING, unattempted=True)
+            return Outcome(plain(result))
     except NotImplementedError:
         return Outcome(problem="it is not written yet", unattempted=True)
     except NotPlain as error:
@@ -54,7 +75,7 @@ def call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Outcome:
         raise
     except TooSlow:
         return Outcome(
-            problem=f"it did not end within {SECONDS:.0f} seconds: is there a loop that never ends?",
+            problem=f"it did not end within {round(seconds, 1):g} seconds: is there a loop that never ends?",
             too_slow=True,
         )
     except BaseException as error:  # a student's sys.exit() must not end the notebook
@@ -80,13 +101,17 @@ def time_limit(seconds: float = SECONDS) -> Iterator[None]:
         yield
         return
 
+    running = True
+
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TooSlow
+        if running:  # a bell that rings on the way out must leave neither an error nor a running clock behind
+            raise TooSlow
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, for code that catches everything
     try:
         yield
     finally:
+        running = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -8,7 +8,7 @@ from typing import Any
 
 from course_lib.exercises import Case, Exercise
 from course_lib.exercises.compare import NotPlain, plain
-from course_lib.exercises.run import Outcome
+from course_lib.exercises.run import LATE, Outcome
 from course_lib.grading.plan import CHECK, Asked
 from course_lib.grading.sandbox import NoSandbox, Sandbox
 from course_lib.grading.submission import Cell, Handed
@@ -56,9 +56,7 @@ class Session:
         except WorkerGone as gone:  # what came before it counts
             self.close()
             outcomes.append(Outcome(problem=f"the process {gone}: it was stopped", too_slow=True))
-        late = Outcome(problem="the calls before it took all the time there is")
-        if outcomes[0].too_slow:
-            late = outcomes[0]
+        late = outcomes[0] if outcomes[0].too_slow else LATE
         return outcomes + [late] * (len(cases) - len(outcomes))
 
     def why_missing(self, record: Exercise) -> str | None:

@@ -33,8 +33,12 @@ def encode(message: Any, largest_head: int = LARGEST) -> bytes:
         raise BadMessage("the result has too many parts; return an array")
     body = struct.pack(">I", len(head)) + head + b"".join(arrays)
     if len(body) > LARGEST:
-        raise BadMessage(f"the result takes {len(body) / 1e6:.0f} MB, {LARGEST / 1e6:.0f} MB are allowed")
+        raise _too_large(len(body))
     return struct.pack(">I", len(body)) + body
+
+
+def _too_large(size: int) -> BadMessage:
+    return BadMessage(f"the result takes {size / 1e6:.0f} MB, {LARGEST / 1e6:.0f} MB are allowed")
 
 
 def decode(body: bytes, largest_head: int = LARGEST) -> Any:
@@ -58,6 +62,8 @@ def _packed(value: Any, arrays: list[bytes], depth: int) -> Any:
     if depth > _DEEPEST:
         raise BadMessage("lists within lists within lists, without end")
     if type(value) is np.ndarray:
+        if value.nbytes > LARGEST:  # said before it is copied
+            raise _too_large(value.nbytes)
         little = np.ascontiguousarray(value).astype(value.dtype.newbyteorder("<"), copy=False)
         arrays.append(little.tobytes())
         return {"a": [little.dtype.str, list(value.shape)]}
