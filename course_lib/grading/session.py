@@ -9,6 +9,7 @@ from typing import Any
 from course_lib.exercises import Case, Exercise
 from course_lib.exercises.compare import NotPlain, plain
 from course_lib.exercises.run import LATE, Outcome
+from course_lib.grading.inside.worker import IMPORT_SECONDS
 from course_lib.grading.plan import CHECK, Asked
 from course_lib.grading.sandbox import NoSandbox, Sandbox
 from course_lib.grading.submission import Cell, Handed
@@ -91,8 +92,11 @@ class Session:
         try:
             request = {"do": "build", "chapter": self._one.chapter, "cells": cells, "names": names}
             worker.send(request, self._patience())
-            while "built" not in (reply := _mapping(worker.receive(self._patience()))):
+            patience = self._patience()
+            while "built" not in (reply := _mapping(worker.receive(patience))):
                 running = reply.get("running")
+                importing = reply.get("importing") is True
+                patience = self._patience(IMPORT_SECONDS if importing else self._box.limits.seconds)
             self.broken |= self._told(reply["built"])
             self._built = True
         except (WorkerGone, ValueError, TypeError) as error:
@@ -108,12 +112,12 @@ class Session:
         numbers = {cell.number for cell in self._cells}
         return {n: _printable(said, 500) for n, said in built if type(n) is int and n in numbers}
 
-    def _patience(self) -> float:
-        """Seconds to wait for a reply: within those that are left for the submission."""
+    def _patience(self, seconds: float | None = None) -> float:
+        """Seconds to wait for a reply to what may take ``seconds``: within those left for the submission."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise WorkerGone("used up the submission's time")
-        return min(2 * self._box.limits.seconds + 5.0, left)
+        return min(2 * (seconds or self._box.limits.seconds) + 5.0, left)
 
     def _call(self, record: Exercise, cases: Sequence[Case], outcomes: list[Outcome]) -> bool:
         """Append outcomes up to one that took too long; False where there is no answer."""

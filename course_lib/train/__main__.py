@@ -48,6 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"validation loss {result.validation_loss:.4f} nats a token; run kept in {options.out}")
         if options.export:
             export(result, tokenizer, config, Path(options.export), len(train_tokens), commit)
+    distributed.leave()
 
 
 def export(

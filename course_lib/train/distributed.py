@@ -31,6 +31,12 @@ def join() -> torch.device:
     return device
 
 
+def leave() -> None:
+    """Leave the process group: its threads must end before the interpreter does, or they abort it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def mine(rows: Tensor) -> Tensor:
     """This process's share of a batch's rows: every world_size-th, from its own rank on."""
     return rows[rank() :: world_size()]

@@ -313,6 +313,8 @@ FAIR = [
          _before("import math\nTWICE = 2\ndef both(a, b):\n    return math.prod([a, b])")),
     Case("another_method", 14.0, HEAD + "    import numpy as np\n"
          "    return np.prod(np.array([2, layers, batch, length, kv_heads, head_dim, width], dtype=object))\n"),
+    Case("with_torch", 14.0, HEAD + "    sizes = [2, layers, batch, length, kv_heads, head_dim, width]\n"
+         "    return torch.tensor(sizes, dtype=torch.float64).prod()\n", _before("import torch")),
     Case("as_a_float", 14.0, HEAD + "    return 2.0 * layers * batch * length * kv_heads * head_dim * width\n"),
     Case("numpy_scalar", 14.0, HEAD + "    import numpy as np\n"
          "    return np.float64(2 * layers * batch * length * kv_heads * head_dim * width)\n"),

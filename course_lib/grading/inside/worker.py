@@ -16,6 +16,7 @@ from course_lib.exercises.run import TooSlow, call, call_all, time_limit
 from course_lib.grading.inside.messages import REPLY_HEAD, BadMessage, decode, encode
 from course_lib.grading.inside.program import statements
 
+IMPORT_SECONDS = 60.0  # PyTorch takes seconds to load, and many on a busy machine: no fault of an answer's
 _LONGEST = 400  # characters of a sentence
 
 
@@ -59,7 +60,7 @@ def _build(
     space: dict[str, Any] = {"__name__": "__main__", "__builtins__": __builtins__}
     checked: dict[tuple[str, str], Any] = {}
     chosen, broken = statements(request["cells"], request["names"])
-    running = -1
+    running, importing = -1, False
     for statement in chosen:
         if statement.check:
             if statement.check[1] in space:
@@ -67,14 +68,15 @@ def _build(
             continue
         if statement.exercise:  # another answer to the same: the last one counts
             checked = {key: kept for key, kept in checked.items() if key[1] not in statement.sets}
-        if statement.cell != running:
-            running = statement.cell
-            _write(replies, {"running": running})
+        if (statement.cell, statement.imports) != (running, importing):
+            running, importing = statement.cell, statement.imports
+            _write(replies, {"running": running, "importing": importing})
         try:
-            with time_limit(seconds):
+            with time_limit(IMPORT_SECONDS if importing else seconds):
                 exec(statement.code, space)
         except TooSlow:
-            broken[running] = f"a statement did not end within {seconds:.0f} seconds"
+            allowed = IMPORT_SECONDS if importing else seconds
+            broken[running] = f"a statement did not end within {allowed:.0f} seconds"
         except BaseException as error:  # sys.exit() too: the cells after it still count
             broken.setdefault(running, f"a statement raised {type(error).__name__}: {_text(error)}")
     return space, checked, broken
