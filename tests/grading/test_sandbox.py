@@ -47,9 +47,28 @@ def test_memory_is_counted_over_all_processes(tmp_path):
         assert worker.receive(30) == {"ready": True}
         cells = [{"number": 0, "exercise": True, "source": source}]
         worker.send({"do": "build", "chapter": 1, "cells": cells, "names": ["f"]}, 30)
-        assert worker.receive(30) == {"running": 0}
+        assert worker.receive(30) == {"running": 0, "importing": True}
+        assert worker.receive(30) == {"running": 0, "importing": False}
         with pytest.raises(WorkerGone, match=r"took .* GB of memory"):
             worker.receive(25)
+
+
+@needs_bubblewrap
+def test_loading_a_library_is_not_billed_to_the_answer():
+    """One that takes twice the time of a statement, as PyTorch may on a busy machine."""
+    source = (
+        "import sys\nsys.path.append('/tmp')\n"
+        "_ = open('/tmp/slow.py', 'w').write('import time; time.sleep(1)')\n"
+        "import slow\ndef f():\n    return slow.__name__"
+    )
+    with sandbox(Limits(seconds=0.5)) as box, Worker(box) as worker:
+        worker.send({"limits": box.process_limits(), "seconds": 0.5}, 30)
+        assert worker.receive(30) == {"ready": True}
+        cells = [{"number": 0, "exercise": True, "source": source}]
+        worker.send({"do": "build", "chapter": 1, "cells": cells, "names": ["f"]}, 30)
+        replies = [worker.receive(30) for _ in range(5)]
+        assert [reply.get("importing") for reply in replies] == [True, False, True, False, None]
+        assert replies[-1] == {"built": []}
 
 
 @pytest.fixture
